@@ -1,0 +1,1 @@
+"""Converge a Linux host's microVMs from a YAML playbook."""

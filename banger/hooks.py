@@ -1,0 +1,154 @@
+"""Every hook, in the order of a VM's life; nothing else.
+
+The verb is the contract: `register_…` declares, `validate_…` checks, `contribute_…` fills a builder, `prepare_…`,
+`setup_…` and `launch_…` return resources, `teardown_…` names what recorded handles stand for, `on_…` watches. None of
+them touches the host but by what the resources they return do later; `on_…` may.
+
+Where exactly one plugin must answer, it is asked by name and no other is called: a playbook's `storage: overlay` asks
+the plugin `storage_overlay`, `source: debootstrap` asks `image_debootstrap`, and so on for `network_`, `workdisk_`
+and `vmm_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from banger.guestconfig import GuestConfig
+    from banger.host import HostView
+    from banger.resource import Handle, Resource
+    from banger.types import (
+        Disk,
+        GuestFile,
+        GuestModule,
+        Image,
+        ImageSource,
+        ImageSpec,
+        Network,
+        NetworkKind,
+        NetworkSetup,
+        Nic,
+        Problem,
+        RootDisk,
+        TapAttachment,
+        UserAttachment,
+        Vm,
+        WorkDisk,
+    )
+
+hookspec = pluggy.HookspecMarker("banger")
+hookimpl = pluggy.HookimplMarker("banger")
+
+
+# --- declare ---------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def register_guest_modules() -> Sequence[GuestModule]:  # type: ignore[empty-body]  # a specification has no body
+    """The task verbs this plugin adds (`file`, `mount`, …). Called once, before a playbook is checked."""
+
+
+@hookspec
+def register_image_source() -> ImageSource:  # type: ignore[empty-body]
+    """This plugin's `source:` name and its options. Called once, before a playbook is checked."""
+
+
+@hookspec
+def register_network_kind() -> NetworkKind:  # type: ignore[empty-body]
+    """This plugin's `plugin:` name for networks and its options. Called once, before a playbook is checked."""
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def validate_vm(vm: Vm) -> Sequence[Problem]:  # type: ignore[empty-body]
+    """What is wrong with this VM, in this plugin's eyes. Called for every VM before anything is planned."""
+
+
+@hookspec
+def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostView) -> Nic:  # type: ignore[empty-body]
+    """Choose a new VM's addresses on this network, once; `taken` are all cards already given out on this host.
+
+    Asked of the network's own plugin. The answer goes into the durable record.
+    """
+
+
+# --- image -----------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def image_recipe(spec: ImageSpec) -> dict[str, Any]:  # type: ignore[empty-body]
+    """Everything that decides what comes out, as JSON values; its digest names the image. Asked of the source."""
+
+
+@hookspec
+def prepare_image(spec: ImageSpec, directory: Path) -> Sequence[Resource]:  # type: ignore[empty-body]
+    """The resources that leave `rootfs.ext4`, `vmlinuz`, `initrd.img` and `facts.json` in `directory`.
+
+    `facts.json` is the JSON of `ImageFacts` (without a work seed) and is written last: an image is there when it is.
+    Customisation by tasks and the work seed are the core's. Asked of the source.
+    """
+
+
+# --- guest -----------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def contribute_guest_config(builder: GuestConfig, vm: Vm, image: Image) -> None:
+    """Fill the builder: files, mounts, dropped mounts, kernel arguments. Every plugin is asked, in order of name."""
+
+
+# --- host ------------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def setup_network(vm: Vm) -> NetworkSetup:  # type: ignore[empty-body]
+    """The host's side of a VM's card. Asked of the network's plugin."""
+
+
+@hookspec
+def prepare_root_disk(vm: Vm, image: Image, files: Sequence[GuestFile]) -> RootDisk:  # type: ignore[empty-body]
+    """The VM's root disk. Asked of the storage plugin.
+
+    `files` may be written while it is made; the core makes sure of them anyway.
+    """
+
+
+@hookspec
+def prepare_work_disk(vm: Vm, image: Image, files: Sequence[GuestFile]) -> WorkDisk:  # type: ignore[empty-body]
+    """The disk that lasts, mounted on /root. Called only for VMs that want one. Asked of the work disk plugin."""
+
+
+@hookspec
+def launch_vmm(  # type: ignore[empty-body]
+    vm: Vm,
+    image: Image,
+    disks: Sequence[Disk],
+    attachment: UserAttachment | TapAttachment,
+    kernel_arguments: Sequence[str],
+) -> Sequence[Resource]:
+    """The running virtual machine, on these disks. Its keys must include `<vm name>/vmm`. Asked of the VMM plugin."""
+
+
+# --- end -------------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:  # type: ignore[empty-body]
+    """The resources that these recorded handles (by key) stand for, so that they can be removed without a playbook.
+
+    Every plugin is asked; answer only for your own.
+    """
+
+
+# --- watch -----------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def on_event(event: dict[str, Any]) -> None:
+    """One progress event, as `--format json` prints it. An error here is logged, never fatal."""

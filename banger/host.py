@@ -1,0 +1,241 @@
+"""What a resource may ask of a host, and nothing else: the seam between banger and the machine.
+
+Two faces. `HostView` only looks; planning is given one of these, so that a plan cannot change anything. `Host` can
+also act. `banger.linux.host` is the real one; `banger.testing` has a simulated one with the same manners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from banger.types import GuestFile
+
+NodeType = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """What stat(2) says of a host path, as far as anyone here needs it."""
+
+    size_bytes: int
+    allocated_bytes: int
+    mtime_ns: int
+    inode: int
+    is_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """One inode of an ext4 image. `mode` is permission bits only; `target` is a symlink's text."""
+
+    type: NodeType
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int = 0
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Something to put into a new ext4 image. `path` is absolute in it; `content` is for files, `target` for links."""
+
+    path: str
+    type: Literal["file", "directory", "symlink"]
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    content: bytes = field(default=b"", repr=False)
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process that cannot be mistaken for another: its pid and its start time (proc(5) stat field 22, in ticks)."""
+
+    pid: int
+    start_time: int
+
+
+class FilesView(Protocol):
+    """Looking at host files."""
+
+    def status(self, path: Path) -> FileStatus | None:
+        """None when there is nothing there."""
+
+    def read(self, path: Path) -> bytes: ...
+
+    def list(self, directory: Path) -> list[Path]:
+        """Sorted; empty when the directory is not there."""
+
+
+class Files(FilesView, Protocol):
+    """Changing host files."""
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        """With its parents; an existing one is kept."""
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        """Whole or not at all: temporary file, fsync, rename, directory fsync."""
+
+    def remove(self, path: Path) -> None:
+        """A file or socket; already gone is success."""
+
+    def remove_tree(self, path: Path) -> None:
+        """A directory and all in it; already gone is success; symbolic links are not followed."""
+
+    def allocate(self, path: Path, size_bytes: int) -> None:
+        """A new sparse file of this size (mode 0600); an existing longer or shorter one is set to it."""
+
+    def clone(self, source: Path, destination: Path) -> Literal["reflink", "sparse"]:
+        """Copy a file: share its extents where the file system can, else copy data and keep holes."""
+
+    def rename(self, source: Path, destination: Path) -> None:
+        """Replaces the destination in one step and makes it durable."""
+
+
+class Ext4View(Protocol):
+    """Looking into an ext4 image or device without mounting it."""
+
+    def lookup(self, disk: Path, paths: Iterable[str]) -> dict[str, Inode | None]:
+        """Each path's own inode (a final symlink is not followed; symlinks in its directories are)."""
+
+    def read(self, disk: Path, paths: Iterable[str]) -> dict[str, GuestFile | None]:
+        """Each regular file whole, with mode and owner; None where there is no regular file."""
+
+    def resolve(self, disk: Path, path: str) -> str:
+        """The path with every symlink in its *directories* followed inside the image (like a chroot)."""
+
+
+class Ext4(Ext4View, Protocol):
+    """Changing an ext4 image or device without mounting it. Each raises DiskError and names the step that failed."""
+
+    def make(
+        self, path: Path, size_bytes: int, nodes: Sequence[Node] = (), *, label: str = "", uuid: str | None = None
+    ) -> None:
+        """A new sparse image (0600) with `nodes` in it, whole or not at all; missing parents are made 0755 root:root."""
+
+    def patch(
+        self, disk: Path, writes: Sequence[GuestFile], removals: Sequence[str] = (), *, base: Path | None = None
+    ) -> None:
+        """Replace or make files and remove others, in one run, then prove the image clean.
+
+        Missing parent directories take their owner and mode from the same path in `base` (0755 root:root without).
+        Replays the journal first; refuses a disk that is mounted or in use (Busy).
+        """
+
+    def grow(self, path: Path, size_bytes: int) -> None:
+        """Check and enlarge an image file to this size."""
+
+    def set_identity(self, disk: Path, *, label: str, uuid: str) -> None:
+        """Give an existing file system its label and UUID."""
+
+    def flatten(self, disk: Path, directory: str) -> int:
+        """Move everything in top-level `directory` up to the root and remove it; how many entries moved.
+
+        Modes and owners are kept. Where both levels have a name: directories are merged; of two files the nested one
+        takes the name and the other is kept beside it as `NAME.before-flatten`. 0 when there is no such directory.
+        """
+
+    def copy_tree(
+        self, source: Path, directory: str, destination: Path, size_bytes: int, *, label: str, uuid: str
+    ) -> None:
+        """A new image at `destination` whose root is `directory` of `source`: contents, modes and owners.
+
+        Whole or not at all.
+        """
+
+
+class ProcessesView(Protocol):
+    """Looking at processes."""
+
+    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        """The live process whose command line holds `argument` as (part of) an argument. A zombie is dead.
+
+        `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
+        wins. Only when the hint fails are all command lines read.
+        """
+
+
+class Processes(ProcessesView, Protocol):
+    """Starting and ending processes."""
+
+    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
+        """Start a process of its own session that outlives us, output appended to `log`."""
+
+    def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
+        """Whether it ended within the time."""
+
+    def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
+        """SIGKILL through a pidfd, and proof of death: returns only when it is gone, else raises Busy."""
+
+
+class QmpView(Protocol):
+    """Asking QEMU over its QMP socket."""
+
+    def query(self, socket: Path, command: str, timeout_s: float = 5.0) -> Any:
+        """The `return` of a `query-…` command. Raises VmmError when nobody answers."""
+
+
+class Qmp(QmpView, Protocol):
+    """Telling QEMU."""
+
+    def execute(
+        self, socket: Path, command: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 5.0
+    ) -> Any:
+        """Raises VmmError when it refuses or nobody answers."""
+
+
+class NetworkView(Protocol):
+    """Looking at the host's network."""
+
+    def port_is_free(self, host: str, port: int) -> bool:
+        """Whether a TCP listener could bind here now."""
+
+    def ssh_banner(self, host: str, port: int, timeout_s: float) -> str | None:
+        """The identification line of the ssh server that answers there; None when none does in time."""
+
+
+class ToolsView(Protocol):
+    """What programs this host has."""
+
+    def which(self, program: str) -> Path | None: ...
+
+    def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
+        """Whether a guest really boots under KVM here; found out once per host boot by booting one."""
+
+
+class HostView(Protocol):
+    """A host that can only be looked at."""
+
+    @property
+    def files(self) -> FilesView: ...
+    @property
+    def ext4(self) -> Ext4View: ...
+    @property
+    def processes(self) -> ProcessesView: ...
+    @property
+    def qmp(self) -> QmpView: ...
+    @property
+    def network(self) -> NetworkView: ...
+    @property
+    def tools(self) -> ToolsView: ...
+    @property
+    def boot_id(self) -> str:
+        """random(4) boot id: everything of lifetime `boot` recorded under another one is gone."""
+
+
+class Host(HostView, Protocol):
+    """A host that can be changed."""
+
+    @property
+    def files(self) -> Files: ...
+    @property
+    def ext4(self) -> Ext4: ...
+    @property
+    def processes(self) -> Processes: ...
+    @property
+    def qmp(self) -> Qmp: ...

@@ -1,0 +1,91 @@
+"""The one idea: a resource knows how to look for itself on a host, come into being, and go away.
+
+Plugins return resources; the core decides when to call them. What the core assumes, and a contract test checks:
+
+- `observe` changes nothing and tells the truth of this moment, whatever was recorded before.
+- `create` may find its own half-made remains (a crash) and must still end in the same state.
+- `remove` of something already gone is success. "In use" is `Busy`, which the core tries again.
+- A handle is what the kernel answered (a pid, a loop number): plain JSON values, never needed to find the thing again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from banger.host import Host, HostView
+
+Handle = dict[str, Any]
+Needs = Mapping[str, Handle]
+"""The handles of what a resource stands on, by key."""
+Stage = Callable[[str], None]
+"""Tells the progress display what is being done right now, in a few words."""
+
+
+class Lifetime(Enum):
+    """How long a thing lives by itself: until the host reboots, or as long as the disk it is on."""
+
+    BOOT = "boot"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """It is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """It is there as it should be.
+
+    `verified=False`: it was so when last looked into, but its user may have changed it since; worth a look (an
+    update) before it is used again, and no news while it is in use.
+    """
+
+    handle: Handle = field(default_factory=dict)
+    verified: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """It is there, but differs: `differences` in the user's words. `in_place=False`: only by making it anew."""
+
+    handle: Handle
+    differences: tuple[str, ...]
+    in_place: bool = True
+
+
+Observation = Absent | Present | Drifted
+
+
+class Resource(ABC):
+    """One thing that should exist on the host. Subclasses are frozen dataclasses."""
+
+    key: str
+    """Stable and unique: `web-1/root/upper`; a shared thing is keyed by what it belongs to: `image/<digest>/rootfs`."""
+    needs: tuple[str, ...] = ()
+    """Keys of what it stands on; made before it, removed after it."""
+    lifetime: Lifetime = Lifetime.DISK
+    stage: str = ""
+    """The stage name on the progress display: `prepare_work_disk`."""
+    keeps: bool = False
+    """Holds a user's data: it is never removed to mend it, only when its owner is destroyed."""
+
+    @abstractmethod
+    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
+        """What is there now. `recorded` is the last known handle: a hint for where to look, never the truth."""
+
+    @abstractmethod
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        """Bring it into being; on failure leave nothing that `remove` could not take away."""
+
+    def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
+        """Change it in place, or look into it again when it was unverified."""
+        raise NotImplementedError(f"{type(self).__name__} cannot change in place")
+
+    @abstractmethod
+    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        """Take it away. `handle` may be None when nothing was recorded."""

@@ -1,0 +1,382 @@
+"""The frozen values that cross a hook. Pure: no I/O, and nothing here changes once made.
+
+Sizes are bytes (`…_bytes`), paths on the host are `Path`, paths inside a guest are `str` and absolute.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from banger.errors import Place, Problem
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+__all__ = [
+    "Disk", "FileMode", "GuestDisk", "GuestFile", "GuestModule", "GuestPath", "HostKey", "Image", "ImageFacts",
+    "ImageSource", "ImageSpec", "ModuleContext", "Mount", "Network", "NetworkKind", "NetworkSetup", "Nic", "Place",
+    "Problem", "RootDisk", "Size", "SshEndpoint", "TapAttachment", "UserAttachment", "Vm", "WorkDisk",
+]  # fmt: skip
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = re.compile(r"(\d+)\s*([KMGT]iB|B|)")
+
+
+class Size(int):
+    """A number of bytes; written `512MiB`, `4GiB`, or as a plain whole number of bytes."""
+
+    @classmethod
+    def parse(cls, value: object) -> Size:
+        """Read a size as a playbook has it. Raises ValueError with what would be right."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("not a size; write a whole number with a unit, such as 512MiB or 4GiB")
+        return cls(int(match[1]) * _UNITS[match[2]])
+
+    def __str__(self) -> str:
+        for unit in ("TiB", "GiB", "MiB", "KiB"):
+            if self and self % _UNITS[unit] == 0:
+                return f"{self // _UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _parsed(cls.parse)
+
+
+class FileMode(int):
+    """Permission bits of a guest file, written in octal as a string or a YAML scalar with a leading 0: `0644`."""
+
+    @classmethod
+    def parse(cls, value: object) -> FileMode:
+        """Read an octal mode. A YAML number without its leading zero is ambiguous and refused."""
+        if isinstance(value, FileMode):
+            return value
+        if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value):
+            return cls(int(value, 8))
+        raise ValueError("not a file mode; write it in octal with its leading zero, such as 0644")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _parsed(cls.parse)
+
+
+class GuestPath(str):
+    """An absolute, normalised path inside a guest: no `..`, no control characters, no name over 255 bytes."""
+
+    @classmethod
+    def parse(cls, value: object) -> GuestPath:
+        """Check a guest path. Raises ValueError; never silently mends one."""
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise ValueError("not an absolute path in the guest; it must begin with /")
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise ValueError("a guest path cannot hold control characters")
+        parts = value.split("/")
+        if ".." in parts:
+            raise ValueError("a guest path cannot hold '..'")
+        if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
+            raise ValueError("a name in a guest path is longer than 255 bytes")
+        return cls("/" + posixpath.normpath(value).lstrip("/"))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _parsed(cls.parse)
+
+
+def _parsed(parse: Callable[[object], Any]) -> CoreSchema:
+    from pydantic_core import core_schema  # lazily: most commands never validate a playbook
+
+    return core_schema.no_info_plain_validator_function(parse)
+
+
+# --- what a guest gets -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """One regular file inside a guest: whole content, permission bits (without the type), numeric owner."""
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    origin: str = ""
+    """Who asked for it: a plugin's name, or a place in a playbook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of a guest's fstab(5)."""
+
+    source: str
+    target: str
+    fstype: str
+    options: tuple[str, ...] = ("defaults",)
+    dump: int = 0
+    pass_number: int = 0
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """An image as a playbook asks for it. `options` is the source's own options object (see `ImageSource`)."""
+
+    name: str
+    source: str
+    options: Any
+    work_seed_bytes: int | None = None
+    """Size of the image that work disks are cloned from, made of its /root; None: there is none."""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What guest configuration needs to know of a built image, read once when it was built."""
+
+    fstab: str | None
+    """Its /etc/fstab; None when it has none."""
+    kernel_release: str | None
+    rootfs_bytes: int
+    work_seed_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image and where its files are. The directory is a pure function of the recipe's digest."""
+
+    name: str
+    digest: str
+    directory: Path
+    facts: ImageFacts
+
+    @property
+    def rootfs(self) -> Path:
+        """The root file system: an ext4 image, never written once made."""
+        return self.directory / "rootfs.ext4"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        return self.directory / "initrd.img"
+
+    @property
+    def work_seed(self) -> Path:
+        """What work disks are cloned from; it is there only when `facts.work_seed_bytes` is set."""
+        return self.directory / "work-seed.ext4"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Declares an image source: its name in `source:` and the dataclass that types its other keys."""
+
+    name: str
+    options: type
+
+
+# --- networks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as a playbook asks for it. `options` is an object of the kind's own dataclass."""
+
+    name: str
+    plugin: str
+    options: Any
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkKind:
+    """Declares a network kind: its name in `plugin:` and the dataclass that types its other keys."""
+
+    name: str
+    options: type
+
+
+@dataclass(frozen=True, slots=True)
+class SshEndpoint:
+    """Where the host reaches a guest's sshd."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A VM's network card. Allocated once and kept in the durable record, so all of it is intent."""
+
+    network: str
+    plugin: str
+    mac: str
+    address: str
+    """Guest address with prefix length: `10.0.2.15/24`."""
+    gateway: str
+    dns: str
+    ssh: SshEndpoint
+
+    @property
+    def ip(self) -> str:
+        """The guest's address without its prefix length."""
+        return self.address.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class UserAttachment:
+    """A user-mode network inside the VMM: no kernel object at all. `forwards` are (host, host port, guest port)."""
+
+    outbound: bool
+    forwards: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TapAttachment:
+    """A tap device on the host, by name (at most 15 bytes)."""
+
+    device: str
+
+
+# --- VMs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """A guest's own ed25519 host key, made on the host so that the first connection is already known."""
+
+    private: str = field(repr=False)
+    public: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM that should exist. Everything on the host that belongs to it is named by `id` or lies in `directory`."""
+
+    id: str
+    name: str
+    directory: Path
+    image: str
+    vcpus: int
+    memory_bytes: int
+    root_disk_bytes: int
+    work_disk_bytes: int | None
+    """None: this VM has no work disk, and /root is on its root disk."""
+    storage: str
+    workdisk: str
+    vmm: str
+    nic: Nic
+    authorized_keys: tuple[str, ...]
+    host_key: HostKey
+    running: bool = True
+    """Whether it should run; False: its disks and guest files are made, and it is not started."""
+    network: Network | None = None
+    place: Place | None = None
+
+    @property
+    def api_socket(self) -> Path:
+        """The VMM's control socket; its path in a command line is what marks a process as this VM's VMM."""
+        return self.directory / "api.sock"
+
+    @property
+    def console_log(self) -> Path:
+        return self.directory / "console.log"
+
+    @property
+    def root_overlay(self) -> Path:
+        """What this VM wrote to its root disk (or its whole copy of it)."""
+        return self.directory / "root.ext4"
+
+    @property
+    def work_disk(self) -> Path:
+        return self.directory / "work.ext4"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A block device of the guest: a raw image file or block device on the host. Order is the guest's vda, vdb, …"""
+
+    path: Path
+    read_only: bool = False
+    role: Literal["root", "upper", "work", "data"] = "data"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDisk:
+    """Where guest files are written: an ext4 file system and the directory in it that is the guest's `mount_point`.
+
+    `base` is what lies under it (an overlay's lower image): parents missing here take their type, owner and mode
+    from there.
+    """
+
+    path: Path
+    prefix: str = ""
+    mount_point: str = "/"
+    base: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RootDisk:
+    """A storage plugin's answer: the resources to make, the disks to attach in order, how the guest joins them."""
+
+    resources: tuple[Any, ...]
+    disks: tuple[Disk, ...]
+    guest_disk: GuestDisk
+    kernel_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDisk:
+    """A work disk plugin's answer."""
+
+    resources: tuple[Any, ...]
+    disk: Disk
+    guest_disk: GuestDisk
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSetup:
+    """A network plugin's answer for one VM: the resources to make, and how the VMM attaches the card."""
+
+    resources: tuple[Any, ...]
+    attachment: UserAttachment | TapAttachment
+
+
+# --- guest modules -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleContext:
+    """What a guest module may use while it contributes. `render` and `read_source` raise errors that have a place."""
+
+    facts: Mapping[str, Any]
+    """`vm` and `image`, as templates see them."""
+    place: Place
+    read_source: Callable[[str], bytes]
+    """Reads a file named relative to the playbook that holds the task."""
+    render: Callable[[str, str], str]
+    """Renders template text; the second argument names it in errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestModule:
+    """A task's verb. `options` is a dataclass whose fields are the task's keys; `contribute` fills the builder.
+
+    `contribute(builder, options, context)` touches no host. `builder` is a `banger.guestconfig.GuestConfig`.
+    """
+
+    name: str
+    options: type
+    contribute: Callable[[Any, Any, ModuleContext], None]
