@@ -1,0 +1,96 @@
+"""What is true of each VM just now: pids, devices, sockets. A cache over `handles.json` in the VM's directory.
+
+Never the truth (a resource asks the host), never in the durable store (seed S1). A handle is announced in the file
+before the effect that makes it, and the file is written before the memory. A missing file reads as no handles; a
+corrupt one is reported and set aside (seed S3).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from banger.core.state import VmRecord, write_atomically
+from banger.host import ProcessesView, ProcessIdentity
+from banger.resource import Handle
+
+FILE = "handles.json"
+_log = logging.getLogger(__name__)
+
+
+class HandleCache:
+    """Thread-safe. Keyed by the VM's directory, which its id decides."""
+
+    def __init__(self, boot_id: str) -> None:
+        self._boot_id = boot_id
+        self._lock = RLock()
+        self._known: dict[Path, dict[str, Handle]] = {}
+
+    def of(self, directory: Path) -> dict[str, Handle]:
+        """All handles of a VM by resource key; an announced effect without an answer yet is an empty handle."""
+        with self._lock:
+            if directory not in self._known:
+                self._known[directory] = _read(directory / FILE)
+            return dict(self._known[directory])
+
+    def announce(self, directory: Path, key: str) -> None:
+        """An effect is about to happen: from here on, whoever finds the file looks for it."""
+        self.record(directory, key, {})
+
+    def record(self, directory: Path, key: str, handle: Handle) -> None:
+        with self._lock:
+            self._change(directory, self.of(directory) | {key: handle})
+
+    def forget(self, directory: Path, key: str) -> None:
+        """It is proven gone."""
+        with self._lock:
+            handles = self.of(directory)
+            if handles.pop(key, None) is not None:
+                self._change(directory, handles)
+
+    def drop(self, directory: Path) -> None:
+        """The VM itself is gone, its directory with it."""
+        with self._lock:
+            self._known.pop(directory, None)
+
+    def _change(self, directory: Path, handles: dict[str, Handle]) -> None:
+        document = {"version": 1, "boot_id": self._boot_id, "handles": handles}
+        # Lost at a power cut with everything it describes, so no fsync.
+        write_atomically(directory / FILE, json.dumps(document, indent=1).encode(), durable=False)
+        self._known[directory] = handles
+
+
+def _read(path: Path) -> dict[str, Handle]:
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    try:
+        document: Any = json.loads(raw)
+        handles = document["handles"]
+        if document["version"] != 1 or not all(isinstance(handle, dict) for handle in handles.values()):
+            raise ValueError("not a handles file of this version")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        aside = path.with_name(path.name + ".corrupt")
+        path.replace(aside)
+        _log.warning("%s cannot be read (%s); set aside as %s, looking on the host instead", path, error, aside.name)
+        return {}
+    return {str(key): dict(handle) for key, handle in handles.items()}
+
+
+def vmm_process(processes: ProcessesView, record: VmRecord, handles: dict[str, Handle]) -> ProcessIdentity | None:
+    """The process that owns this VM's API socket, as the kernel says; the recorded pid only shortens the search."""
+    return processes.find(record.runtime.api_socket, _hint(handles.get(f"{record.name}/vmm", {})))
+
+
+def vm_alive(processes: ProcessesView, record: VmRecord, handles: dict[str, Handle]) -> bool:
+    """The one liveness question (seed S5): recorded as running, and its API socket's process is there."""
+    return record.runtime.state == "running" and vmm_process(processes, record, handles) is not None
+
+
+def _hint(handle: Handle) -> ProcessIdentity | None:
+    pid, start_time = handle.get("pid"), handle.get("start_time")
+    return ProcessIdentity(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None

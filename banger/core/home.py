@@ -1,0 +1,52 @@
+"""Where banger keeps things on this host: one directory, laid out here and nowhere else. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The state directory: `$BANGER_HOME`, else /var/lib/banger for root, else `$XDG_STATE_HOME/banger`."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Home:
+        if chosen := environment.get("BANGER_HOME"):
+            return cls(Path(chosen).absolute())
+        if os.geteuid() == 0:
+            return cls(Path("/var/lib/banger"))
+        state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+        return cls(Path(state) / "banger")
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def configuration(self) -> Path:
+        """Optional; TOML, read by `Configuration`."""
+        return self.root / "config.toml"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens every guest; made once."""
+        return self.root / "ssh" / "id_ed25519"
+
+    @property
+    def cache(self) -> Path:
+        """Answers about this host that are worth remembering, such as whether KVM boots."""
+        return self.root / "cache"
+
+    def vm_directory(self, vm_id: str) -> Path:
+        return self.root / "vms" / vm_id
+
+    def image_directory(self, digest: str) -> Path:
+        return self.root / "images" / digest
+
+    def lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"

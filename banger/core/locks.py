@@ -1,0 +1,57 @@
+"""Locks that die with their process: flock(2) on a file of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from banger.errors import Busy
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None]:
+    """Hold the lock at `path` for the block.
+
+    The holder's pid and purpose stand in the file, for the message of whoever does not get it. Raises Busy when
+    `wait` is False and another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = _acquire(path, wait)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} {purpose}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def discard(path: Path) -> None:
+    """Remove a lock's file; call it only while holding the lock. Whoever waits for it takes a new file."""
+    path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, wait: bool) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            os.close(descriptor)
+            raise Busy(f"{path.stem} is locked by {holder}", hint="wait for it to end, then run this again") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last holder discarded the file while we waited
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False

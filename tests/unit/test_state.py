@@ -1,0 +1,115 @@
+"""The durable store: whole or not at all, shared by processes, and free of anything transient."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from banger.core.state import Store, VmRecord, VmRuntime
+from banger.errors import StateError
+from banger.types import Nic, SshEndpoint
+
+RUNTIME = VmRuntime(
+    "running", "10.0.2.15", "/h/api.sock", "/h/v.sock", 7, "/h/c.log", "/h/m.json", "web.banger", "/h", "/h/r", "/h/w"
+)
+NIC = Nic("user", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 22200))
+
+
+def record(name: str) -> VmRecord:
+    sizes: dict[str, Any] = {"vcpus": 1, "memory_bytes": 2**29, "root_disk_bytes": 2**32, "work_disk_bytes": None}
+    ways: dict[str, Any] = {"storage": "overlay", "workdisk": "ext4", "vmm": "qemu"}
+    return VmRecord(name, name, "debian", "d1", nic=NIC, network_options={}, runtime=RUNTIME, **sizes, **ways)
+
+
+def store(directory: Path) -> Store:
+    return Store(directory / "state.json", directory / "locks" / "state.lock")
+
+
+def test_transaction_keeps_what_was_put(tmp_path: Path) -> None:
+    with store(tmp_path).transaction() as records:
+        records.put(record("web"))
+    assert store(tmp_path).snapshot().vm("web") == record("web")
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_transaction_puts_one_record_per_id(tmp_path: Path) -> None:
+    for state in ("running", "stopped"):
+        with store(tmp_path).transaction() as records:
+            records.put(record("web").with_runtime(state=state))
+    (only,) = store(tmp_path).snapshot().vms()
+    assert only.runtime.state == "stopped"
+
+
+def test_transaction_that_raises_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store(tmp_path).transaction() as records:
+        records.put(record("web"))
+        raise RuntimeError
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_transaction_without_a_change_writes_nothing(tmp_path: Path) -> None:
+    with store(tmp_path).transaction() as records:
+        records.put(record("web"))
+    before = (tmp_path / "state.json").stat().st_ino
+    with store(tmp_path).transaction() as records:
+        records.put(record("web"))
+    assert (tmp_path / "state.json").stat().st_ino == before
+
+
+def _put_many(directory: Path, who: int) -> None:
+    for number in range(25):
+        with store(directory).transaction() as records:
+            records.put(record(f"vm-{who}-{number}"))
+
+
+def test_transactions_of_four_processes_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_put_many, args=(tmp_path, who)) for who in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(store(tmp_path).snapshot().vms()) == 100
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\x00\xff", b'{"schema": 99}'])
+def test_snapshot_of_a_bad_file_says_what_to_do_and_leaves_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.json").write_bytes(content)
+    with pytest.raises(StateError) as error:
+        store(tmp_path).snapshot()
+    assert error.value.hint
+    assert (tmp_path / "state.json").read_bytes() == content
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {key for item in value.values() for key in _keys(item)}
+    if isinstance(value, list):
+        return {key for item in value for key in _keys(item)}
+    return set()
+
+
+def test_stored_document_has_nothing_transient(tmp_path: Path) -> None:  # seed S1
+    with store(tmp_path).transaction() as records:
+        records.put(record("web"))
+    keys = _keys(json.loads((tmp_path / "state.json").read_text()))
+    transient = {"pid", "start_time", "tap", "tap_device", "base_loop", "cow_loop", "dm_name", "dm_dev", "handles"}
+    assert not keys & transient
+
+
+def test_stored_runtime_has_every_durable_field(tmp_path: Path) -> None:  # seed S2
+    fields = (
+        "state guest_ip api_socket vsock_path vsock_cid log_path metrics_path dns_name vm_directory system_overlay "
+        "work_disk last_error"
+    )
+    assert set(asdict(RUNTIME)) == set(fields.split())
+
+
+def test_with_runtime_changes_only_that() -> None:
+    changed = record("web").with_runtime(last_error="x")
+    assert replace(changed, runtime=RUNTIME) == record("web")
