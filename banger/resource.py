@@ -66,8 +66,8 @@ class Resource(ABC):
 
     key: str
     """Stable and unique: `web-1/root/upper`; a shared thing is keyed by what it belongs to: `image/<digest>/rootfs`."""
-    needs: tuple[str, ...] = ()
-    """Keys of what it stands on; made before it, removed after it."""
+    needs: tuple[str, ...]
+    """Keys of what it stands on; made before it, removed after it. No default here: a dataclass would inherit it."""
     lifetime: Lifetime = Lifetime.DISK
     stage: str = ""
     """The stage name on the progress display: `prepare_work_disk`."""

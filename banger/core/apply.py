@@ -1,0 +1,149 @@
+"""Carrying out plans: journalled, in parallel over subjects, rolled back where they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event as Flag
+from typing import Protocol
+
+from banger.core.plan import Action, Plan, Verb
+from banger.core.report import Report
+from banger.core.teardown import remove, tear_down
+from banger.errors import BangerError
+from banger.host import Host
+from banger.resource import Handle, Lifetime, Resource, Stage
+
+
+class Journal(Protocol):
+    """Where one subject's handles are recorded: before each effect, and after it."""
+
+    def announce(self, key: str) -> None: ...
+    def record(self, key: str, handle: Handle) -> None: ...
+    def forget(self, key: str) -> None: ...
+
+
+class NoJournal:
+    """For subjects that leave nothing of lifetime `boot` (images)."""
+
+    def announce(self, key: str) -> None: ...
+    def record(self, key: str, handle: Handle) -> None: ...
+    def forget(self, key: str) -> None: ...
+
+
+class Interrupted(BangerError):
+    """The user asked to stop; what was half done has been rolled back."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one subject's plan came to."""
+
+    subject: str
+    ok: int = 0
+    changed: int = 0
+    pending: int = 0
+    error: BaseException | None = None
+
+    @property
+    def recap(self) -> dict[str, object]:
+        counts = {"ok": self.ok, "changed": self.changed, "failed": int(self.error is not None)}
+        return {"type": "recap", "subject": self.subject, **counts, "pending": self.pending}
+
+
+def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelled: Flag) -> Outcome:
+    """Do a plan's actions in order. On failure what this run created is removed again and the first error is kept."""
+    handles: dict[str, Handle] = {action.resource.key: action.handle for action in plan.actions}
+    created: list[Resource] = []
+    changed = 0
+    try:
+        for action in plan.actions:
+            if cancelled.is_set():
+                raise Interrupted("interrupted")
+            if action.changes:
+                if action.verb is Verb.CREATE:
+                    created.append(action.resource)
+                handles[action.resource.key] = _do(plan.subject, action, host, handles, journal, report)
+                changed += 1
+                verb = action.verb.value
+                report({"type": "done", "subject": plan.subject, "verb": verb, "resource": action.resource.key})
+            elif action.verb is Verb.KEEP and action.resource.lifetime is Lifetime.BOOT:
+                journal.record(action.resource.key, action.handle)
+    except Exception as error:  # noqa: BLE001  # whatever it was, the host must be put back and the others go on
+        _roll_back(plan.subject, created, host, handles, journal, report, error)
+        hint = error.hint if isinstance(error, BangerError) else None
+        report({"type": "failed", "subject": plan.subject, "message": str(error), "hint": hint})
+        return Outcome(plan.subject, changed=changed, error=error)
+    kept = sum(action.verb is Verb.KEEP for action in plan.actions)
+    return Outcome(plan.subject, ok=kept, changed=changed, pending=len(plan.pending))
+
+
+def _do(
+    subject: str, action: Action, host: Host, handles: Mapping[str, Handle], journal: Journal, report: Report
+) -> Handle:
+    resource = action.resource
+    stage = _stage(subject, resource, report)
+    transient = resource.lifetime is Lifetime.BOOT
+    if action.verb is Verb.REMOVE:
+        remove(subject, resource, host, action.handle, report)
+        if transient:
+            journal.forget(resource.key)
+        return {}
+    if transient:
+        journal.announce(resource.key)
+    if action.verb is Verb.CREATE:
+        handle = resource.create(host, {need: handles.get(need, {}) for need in resource.needs}, stage)
+    else:
+        handle = resource.update(host, action.handle, stage)
+    if transient:
+        journal.record(resource.key, handle)
+    return handle
+
+
+def _stage(subject: str, resource: Resource, report: Report) -> Stage:
+    def stage(detail: str) -> None:
+        report({"type": "stage", "subject": subject, "stage": resource.stage or "apply", "detail": detail})
+
+    return stage
+
+
+def _roll_back(
+    subject: str,
+    created: Sequence[Resource],
+    host: Host,
+    handles: Mapping[str, Handle],
+    journal: Journal,
+    report: Report,
+    error: Exception,
+) -> None:
+    def forget(resource: Resource) -> None:
+        if resource.lifetime is Lifetime.BOOT:
+            journal.forget(resource.key)
+
+    recorded = {key: handle for key, handle in handles.items() if handle}
+    for failure in tear_down(subject, created, host, recorded, report, forget):
+        error.add_note(f"rolling back: {failure} ({'; '.join(getattr(failure, '__notes__', []))})")
+
+
+def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report) -> list[Outcome]:
+    """Run each subject's work, `forks` at a time; one that fails leaves the others going. Order as given.
+
+    An interrupt (Ctrl-C) lets each subject end the effect it is at, rolls back, and is raised again afterwards.
+    """
+    cancelled = Flag()
+    with ThreadPoolExecutor(max_workers=max(1, forks)) as pool:
+        futures = [pool.submit(task, cancelled) for task in work.values()]
+        try:
+            outcomes = [future.result() for future in futures]
+        except KeyboardInterrupt:
+            cancelled.set()
+            report({"type": "note", "subject": "", "message": "interrupted: rolling back what is half done"})
+            for future in futures:
+                future.cancel()
+            raise
+    for outcome in outcomes:
+        report(outcome.recap)
+    return outcomes

@@ -1,0 +1,144 @@
+"""The guest files of one disk, as a resource: written, compared, patched and taken back out.
+
+It knows an ext4 file system and a prefix in it, nothing of how that disk came to be. Beside the disk lies a manifest
+of what was written and of the disk file's own state just after, so that an unchanged disk costs a stat(2), and one
+that a guest has used since is read again before the next boot (seed S9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from banger.host import Host, HostView, Node
+from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
+from banger.types import GuestDisk, GuestFile
+
+
+@dataclass(frozen=True)
+class GuestFiles(Resource):
+    """`files` and `directories` have the guest's paths; `disk` says where on it those lie."""
+
+    key: str
+    needs: tuple[str, ...]
+    disk: GuestDisk
+    files: tuple[GuestFile, ...]
+    directories: tuple[Node, ...]
+    manifest: Path
+    stage = "write_guest_files"
+
+    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
+        known = self._known(host)
+        if known is None or host.files.status(self.disk.path) is None:
+            return Absent()
+        wanted = self._digests()
+        if changed := sorted(path for path in wanted | known["files"] if wanted.get(path) != known["files"].get(path)):
+            return Drifted({}, tuple(changed))
+        return Present(verified=known["disk"] == _fingerprint(host, self.disk.path))
+
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        return self.update(host, {}, stage)
+
+    def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
+        """Read what is on the disk, write what differs, take out what is no longer wanted."""
+        known = self._known(host)
+        host.ext4.recover(self.disk.path)
+        on_disk = {f.path: f for f in self.files}
+        there = host.ext4.read(self.disk.path, [self._disk_path(path) for path in on_disk])
+        wrong = tuple(f for f in self.files if not _same(f, there.get(self._disk_path(f.path))))
+        restored, removed = self._without(host, sorted(set(known["files"] if known else ()) - set(on_disk)))
+        directories = tuple(node for node in self.directories if self._wrong_directory(host, node))
+        if wrong or restored or removed or directories:
+            stage(f"writing {len(wrong) + len(restored)} files")
+            host.ext4.patch(
+                self.disk.path,
+                [self._moved(f) for f in (*wrong, *restored)],
+                [self._below_mount(path) for path in removed],
+                directories=[_at(node, self._below_mount(node.path)) for node in directories],
+                base=self.disk.base,
+                prefix=self.disk.prefix,
+            )
+        document = {"files": self._digests(), "disk": _fingerprint(host, self.disk.path)}
+        host.files.write(self.manifest, json.dumps(document, indent=1).encode())
+        return {}
+
+    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        """The files go with their disk; only the manifest is ours to remove."""
+        host.files.remove(self.manifest)
+
+    def _wrong_directory(self, host: HostView, node: Node) -> bool:
+        path = self._disk_path(node.path)
+        inode = host.ext4.lookup(self.disk.path, [path])[path]
+        return inode is None or (inode.type, inode.mode, inode.uid, inode.gid) != (
+            "directory",
+            node.mode,
+            node.uid,
+            node.gid,
+        )
+
+    def _without(self, host: HostView, gone: list[str]) -> tuple[list[GuestFile], list[str]]:
+        """What the image had at these paths, to be put back; and the paths where it had nothing."""
+        if self.disk.base is None or self.disk.prefix:  # nothing beneath, or it shows through by itself
+            return [], gone
+        originals = host.ext4.read(self.disk.base, gone)
+        return [f for f in originals.values() if f], [path for path in gone if originals[path] is None]
+
+    def _digests(self) -> dict[str, str]:
+        return {f.path: _digest(f) for f in self.files}
+
+    def _known(self, host: HostView) -> dict[str, Any] | None:
+        if host.files.status(self.manifest) is None:
+            return None
+        try:
+            document = json.loads(host.files.read(self.manifest))
+            return {"files": dict(document["files"]), "disk": document["disk"]}
+        except (ValueError, TypeError, KeyError):
+            return None  # half of anything here only means: look at the disk again
+
+    def _below_mount(self, path: str) -> str:
+        """The guest's path as seen from this disk's root: `/root/.profile` is `/.profile` on the disk at /root."""
+        return path.removeprefix(self.disk.mount_point.rstrip("/")) or "/"
+
+    def _disk_path(self, path: str) -> str:
+        return self.disk.prefix + self._below_mount(path)
+
+    def _moved(self, f: GuestFile) -> GuestFile:
+        return GuestFile(self._below_mount(f.path), f.content, f.mode, f.uid, f.gid, f.origin)
+
+
+FSTAB = "/etc/fstab"
+
+
+def is_below(path: str, mount_point: str) -> bool:
+    """Whether a guest path lies on what is mounted there."""
+    return mount_point == "/" or path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
+
+
+def _at(node: Node, path: str) -> Node:
+    return Node(path, node.type, node.mode, node.uid, node.gid)
+
+
+def _same(wanted: GuestFile, there: GuestFile | None) -> bool:
+    return there is not None and _attributes(wanted) == _attributes(there)
+
+
+def _attributes(f: GuestFile) -> tuple[bytes, int, int, int]:
+    return f.content, f.mode, f.uid, f.gid
+
+
+def _digest(f: GuestFile) -> str:
+    return hashlib.sha256(b"%o %d %d " % (f.mode, f.uid, f.gid) + f.content).hexdigest()
+
+
+def digest_of(files: Iterable[GuestFile]) -> dict[str, str]:
+    """Path to digest of content, mode and owner."""
+    return {f.path: _digest(f) for f in files}
+
+
+def _fingerprint(host: HostView, disk: Path) -> list[int] | None:
+    status = host.files.status(disk)
+    return None if status is None else [status.inode, status.size_bytes, status.mtime_ns]

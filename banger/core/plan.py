@@ -1,0 +1,176 @@
+"""From resources and what is observed to ordered actions. Pure but for looking: it is given a host it cannot change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from graphlib import CycleError, TopologicalSorter
+
+from banger.errors import PluginError
+from banger.host import HostView
+from banger.resource import Absent, Drifted, Handle, Lifetime, Observation, Present, Resource
+
+
+class Verb(Enum):
+    """What will be done about one resource."""
+
+    KEEP = "ok"
+    CREATE = "create"
+    UPDATE = "update"
+    REMOVE = "remove"
+    PENDING = "pending"  # it differs, and mending it would need more than was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One line of a plan. `handle` is what was observed, for what is there; `reason` says why in the user's words."""
+
+    verb: Verb
+    resource: Resource
+    handle: Handle
+    reason: str = ""
+
+    @property
+    def changes(self) -> bool:
+        return self.verb in (Verb.CREATE, Verb.UPDATE, Verb.REMOVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All actions of one subject (`vm/web-1`, `image/debian-12`), in the order they are to happen."""
+
+    subject: str
+    actions: tuple[Action, ...]
+
+    @property
+    def changes(self) -> int:
+        return sum(action.changes for action in self.actions)
+
+    @property
+    def pending(self) -> tuple[Action, ...]:
+        return tuple(action for action in self.actions if action.verb is Verb.PENDING)
+
+
+def ordered(resources: Iterable[Resource]) -> list[Resource]:
+    """Each after what it needs, otherwise as given. Needs outside the set are somebody else's.
+
+    Raises PluginError for a cycle or a key used twice.
+    """
+    by_key: dict[str, Resource] = {}
+    for resource in resources:
+        if resource.key in by_key:
+            raise PluginError(f"two resources have the key {resource.key!r}")
+        by_key[resource.key] = resource
+    sorter = TopologicalSorter(
+        {key: [need for need in resource.needs if need in by_key] for key, resource in by_key.items()}
+    )
+    try:
+        return [by_key[key] for key in sorter.static_order()]
+    except CycleError as error:
+        raise PluginError(f"resources stand on each other: {' -> '.join(error.args[1])}") from error
+
+
+def plan(
+    subject: str,
+    wanted: Sequence[Resource],
+    host: HostView,
+    recorded: Mapping[str, Handle],
+    *,
+    unwanted: Sequence[Resource] = (),
+    restart: bool = False,
+    recreate: bool = False,
+) -> Plan:
+    """What to do so that all of `wanted` and none of `unwanted` is there.
+
+    A running thing is not changed under its user: where something it stands on must change, both wait until `restart`
+    is asked for. What cannot change in place waits for `recreate`; what `keeps` a user's data is never made anew.
+    """
+    order = ordered(wanted)
+    seen = {resource.key: resource.observe(host, recorded.get(resource.key)) for resource in order}
+    dependents = _dependents(order)
+    remade = _remade(order, seen, dependents, restart=restart or recreate, recreate=recreate)
+    removals = [
+        Action(Verb.REMOVE, resource, there.handle, "no longer wanted")
+        for resource in reversed(ordered(unwanted))
+        if not isinstance(there := resource.observe(host, recorded.get(resource.key)), Absent)
+    ]
+    for resource in reversed(order):
+        there = seen[resource.key]
+        if resource.key in remade and not isinstance(there, Absent):
+            removals.append(Action(Verb.REMOVE, resource, there.handle, "to be made anew"))
+            seen[resource.key] = Absent()
+    actions: list[Action] = []
+    waiting: dict[str, str] = {}  # keys of what must wait, and for what
+    for resource in order:
+        users = [user for user in dependents[resource.key] if user.lifetime is Lifetime.BOOT]
+        action = _action(resource, seen, users)
+        blocker = next((waiting[need] for need in resource.needs if need in waiting), None)
+        if blocker and action.changes:
+            action = Action(Verb.PENDING, resource, action.handle, f"waits for {blocker}")
+        if action.verb is Verb.PENDING:
+            waiting[resource.key] = blocker or resource.key
+        actions.append(action)
+    return Plan(subject, (*removals, *actions))
+
+
+def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence[Resource]) -> Action:
+    in_use = [user.key for user in users if not isinstance(seen[user.key], Absent)]
+    match seen[resource.key]:
+        case Absent():
+            if in_use:
+                return Action(Verb.PENDING, resource, {}, f"is missing under {in_use[0]}: needs --restart")
+            return Action(Verb.CREATE, resource, {})
+        case Present(handle, verified):
+            about_to_be_used = bool(users) and not in_use
+            if verified or not about_to_be_used:
+                return Action(Verb.KEEP, resource, handle)
+            return Action(Verb.UPDATE, resource, handle, "may have changed since it was last in use")
+        case Drifted(handle, differences, in_place):
+            why = ", ".join(differences)
+            if not in_place and resource.keeps:
+                return Action(Verb.PENDING, resource, handle, f"{why}: holds data, so it is never made anew")
+            if not in_place and resource.lifetime is Lifetime.DISK:
+                return Action(Verb.PENDING, resource, handle, f"{why}: needs --recreate")
+            if in_use or not in_place:
+                return Action(Verb.PENDING, resource, handle, f"{why}: needs --restart")
+            return Action(Verb.UPDATE, resource, handle, why)
+
+
+def _dependents(order: Sequence[Resource]) -> dict[str, list[Resource]]:
+    """For each resource, everything that stands on it, directly or not, in order."""
+    dependents: dict[str, list[Resource]] = {resource.key: [] for resource in order}
+    for resource in reversed(order):
+        for need in resource.needs:
+            if need in dependents:
+                mine = [resource, *dependents[resource.key]]
+                dependents[need] += [user for user in mine if user not in dependents[need]]
+    return dependents
+
+
+def _remade(
+    order: Sequence[Resource],
+    seen: Mapping[str, Observation],
+    dependents: Mapping[str, list[Resource]],
+    *,
+    restart: bool,
+    recreate: bool,
+) -> set[str]:
+    """The keys to be taken away and made again, as far as that was asked for."""
+    remade: set[str] = set()
+    for resource in order:
+        users = dependents[resource.key]
+        running = {user.key for user in users if user.lifetime is Lifetime.BOOT}
+        match seen[resource.key]:
+            case Present():
+                continue
+            case Drifted(in_place=False) if resource.lifetime is Lifetime.DISK:
+                if recreate and not resource.keeps:
+                    remade |= {resource.key} | {user.key for user in users if not user.keeps}
+            case Drifted(in_place=False):
+                if restart:
+                    remade |= {resource.key} | running
+            case _:
+                if restart:
+                    remade |= running
+    return remade

@@ -1,0 +1,26 @@
+"""What is happening, as events. Renderers live in the command line; the core only says.
+
+An event is a flat JSON object with `type`:
+
+- `version`  first; `events` is the version of this format
+- `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`
+- `stage`    `subject`, `stage`, `detail`: what is being done right now
+- `done`     `subject`, `verb`, `resource`: one action ended well
+- `failed`   `subject`, `message`, `hint`
+- `note`     `subject`, `message`
+- `recap`    `subject`, `ok`, `changed`, `failed`, `pending`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Event = dict[str, Any]
+Report = Callable[[Event], None]
+
+VERSION = 1
+
+
+def silent(event: Event) -> None:
+    """For callers that do not care."""

@@ -1,0 +1,64 @@
+"""Taking resources away: every stage, in reverse, whatever fails; what a survivor stands on stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from banger.core.plan import ordered
+from banger.core.report import Report
+from banger.errors import Busy
+from banger.host import Host
+from banger.resource import Handle, Resource
+
+BUSY_TIMEOUT_S = 5.0
+_BUSY_PAUSE_S = 0.05
+
+
+def tear_down(
+    subject: str,
+    resources: Iterable[Resource],
+    host: Host,
+    handles: Mapping[str, Handle],
+    report: Report,
+    forget: Callable[[Resource], None],
+) -> list[Exception]:
+    """Remove every resource, last made first, and tell `forget` of each that is proven gone.
+
+    Returns what failed, in order. A failure never stops the rest, but nothing is taken from under what could not be
+    removed: a disk stays while its VMM may still be writing to it.
+    """
+    failures: list[Exception] = []
+    kept: set[str] = set()
+    for resource in reversed(ordered(resources)):
+        if resource.key in kept:
+            kept.update(resource.needs)
+            continue
+        try:
+            remove(subject, resource, host, handles.get(resource.key), report)
+        except Exception as error:  # noqa: BLE001  # the point: one failure must not strand all the others
+            error.add_note(f"while removing {resource.key}")
+            failures.append(error)
+            kept.update(resource.needs)
+        else:
+            forget(resource)
+    return failures
+
+
+def remove(subject: str, resource: Resource, host: Host, handle: Handle | None, report: Report) -> None:
+    """Remove one resource, trying again for a while as long as it is busy."""
+
+    def stage(detail: str) -> None:
+        report({"type": "stage", "subject": subject, "stage": resource.stage or "remove", "detail": detail})
+
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            resource.remove(host, handle, stage)
+        except Busy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            report({"type": "done", "subject": subject, "verb": "remove", "resource": resource.key})
+            return
