@@ -131,8 +131,12 @@ def launch_vmm(  # type: ignore[empty-body]
     disks: Sequence[Disk],
     attachment: UserAttachment | TapAttachment,
     kernel_arguments: Sequence[str],
+    needs: tuple[str, ...],
 ) -> Sequence[Resource]:
-    """The running virtual machine, on these disks. Its keys must include `<vm name>/vmm`. Asked of the VMM plugin."""
+    """The running virtual machine, on these disks. Asked of the VMM plugin.
+
+    Its keys must include `vm.vmm_key`. `needs` are the keys of everything it stands on: pass them on.
+    """
 
 
 # --- end -------------------------------------------------------------------------------------------------------------

@@ -100,11 +100,20 @@ class Files(FilesView, Protocol):
 class Ext4View(Protocol):
     """Looking into an ext4 image or device without mounting it."""
 
-    def lookup(self, disk: Path, paths: Iterable[str]) -> dict[str, Inode | None]:
-        """Each path's own inode (a final symlink is not followed; symlinks in its directories are)."""
+    def lookup(
+        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+    ) -> dict[str, Inode | None]:
+        """Each path's own inode on this disk (a final symlink is not followed; symlinks in its directories are).
 
-    def read(self, disk: Path, paths: Iterable[str]) -> dict[str, GuestFile | None]:
-        """Each regular file whole, with mode and owner; None where there is no regular file."""
+        With `prefix` and `base`, as for `Ext4.patch`: the paths are the guest's, and a symlinked directory that only
+        `base` has is followed too, so that what was written to `/bin/x` is found where it went. What only `base` has
+        is None.
+        """
+
+    def read(
+        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+    ) -> dict[str, GuestFile | None]:
+        """Each regular file whole, with mode and owner; None where there is no regular file. Paths as for `lookup`."""
 
     def resolve(self, disk: Path, path: str) -> str:
         """The path with every symlink in its *directories* followed inside the image (like a chroot)."""
@@ -116,15 +125,27 @@ class Ext4(Ext4View, Protocol):
     def make(
         self, path: Path, size_bytes: int, nodes: Sequence[Node] = (), *, label: str = "", uuid: str | None = None
     ) -> None:
-        """A new sparse image (0600) with `nodes` in it, whole or not at all; missing parents are made 0755 root:root."""
+        """A new sparse image (0600) with `nodes` in it, whole or not at all; missing parents become 0755 root:root."""
+
+    def recover(self, disk: Path) -> None:
+        """Replay the journal of a file system whose guest was stopped hard (e2fsck -p). Busy when it is in use."""
 
     def patch(
-        self, disk: Path, writes: Sequence[GuestFile], removals: Sequence[str] = (), *, base: Path | None = None
+        self,
+        disk: Path,
+        writes: Sequence[GuestFile],
+        removals: Sequence[str] = (),
+        *,
+        directories: Sequence[Node] = (),
+        base: Path | None = None,
+        prefix: str = "",
     ) -> None:
         """Replace or make files and remove others, in one run, then prove the image clean.
 
-        Missing parent directories take their owner and mode from the same path in `base` (0755 root:root without).
-        Replays the journal first; refuses a disk that is mounted or in use (Busy).
+        All paths are the guest's; `prefix` is the directory of this disk that stands for the guest's root
+        (an overlay's `/upper`). `directories` are made or corrected to their mode and owner. Other missing parents
+        take type, owner and mode from the same path in `base` (0755 root:root without). Replays the journal first;
+        refuses a disk that is mounted or in use (Busy).
         """
 
     def grow(self, path: Path, size_bytes: int) -> None:
@@ -208,6 +229,13 @@ class ToolsView(Protocol):
         """Whether a guest really boots under KVM here; found out once per host boot by booting one."""
 
 
+class Tools(ToolsView, Protocol):
+    """Programs that make small things."""
+
+    def make_ssh_key(self, path: Path, comment: str) -> None:
+        """A new ed25519 key pair (ssh-keygen(1)), without passphrase: `path` (0600) and `path`.pub."""
+
+
 class HostView(Protocol):
     """A host that can only be looked at."""
 
@@ -239,3 +267,5 @@ class Host(HostView, Protocol):
     def processes(self) -> Processes: ...
     @property
     def qmp(self) -> Qmp: ...
+    @property
+    def tools(self) -> Tools: ...

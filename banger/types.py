@@ -19,9 +19,33 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 __all__ = [
-    "Disk", "FileMode", "GuestDisk", "GuestFile", "GuestModule", "GuestPath", "HostKey", "Image", "ImageFacts",
-    "ImageSource", "ImageSpec", "ModuleContext", "Mount", "Network", "NetworkKind", "NetworkSetup", "Nic", "Place",
-    "Problem", "RootDisk", "Size", "SshEndpoint", "TapAttachment", "UserAttachment", "Vm", "WorkDisk",
+    "WORK_MOUNT_POINT",
+    "Disk",
+    "FileMode",
+    "GuestDisk",
+    "GuestFile",
+    "GuestModule",
+    "GuestPath",
+    "HostKey",
+    "Image",
+    "ImageFacts",
+    "ImageSource",
+    "ImageSpec",
+    "ModuleContext",
+    "Mount",
+    "Network",
+    "NetworkKind",
+    "NetworkSetup",
+    "Nic",
+    "Place",
+    "Problem",
+    "RootDisk",
+    "Size",
+    "SshEndpoint",
+    "TapAttachment",
+    "UserAttachment",
+    "Vm",
+    "WorkDisk",
 ]  # fmt: skip
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -95,6 +119,10 @@ def _parsed(parse: Callable[[object], Any]) -> CoreSchema:
     from pydantic_core import core_schema  # lazily: most commands never validate a playbook
 
     return core_schema.no_info_plain_validator_function(parse)
+
+
+WORK_MOUNT_POINT = "/root"
+"""Where a work disk is mounted in its guest."""
 
 
 # --- what a guest gets -------------------------------------------------------------------------------------------
@@ -284,6 +312,15 @@ class Vm:
     """Whether it should run; False: its disks and guest files are made, and it is not started."""
     network: Network | None = None
     place: Place | None = None
+
+    @property
+    def directory_key(self) -> str:
+        """The resource that is this VM's directory; whatever lies in it needs this key."""
+        return f"{self.name}/directory"
+
+    @property
+    def vmm_key(self) -> str:
+        return f"{self.name}/vmm"
 
     @property
     def api_socket(self) -> Path:

@@ -1,1 +1,95 @@
-"""The command line: parse, call the core, render."""
+"""The command line: parse, call the core, render. A command's file is imported when the command is run."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from banger.errors import BangerError
+
+COMMANDS = {
+    "apply": ("banger.cli.apply:apply", "Make this host as a playbook says."),
+    "destroy": ("banger.cli.destroy:destroy", "Remove the VMs a playbook names, and all they left on this host."),
+    "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
+    "vm": ("banger.cli.vm:vm", "List VMs, get into one."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by a table, so that `--help` imports none of them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"banger {version('banger')}")
+        context.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every program that is run, as a command you can paste.")
+def cli(verbose: bool) -> None:
+    """Converge this host's microVMs from a YAML playbook.
+
+    State is kept in $BANGER_HOME, by default /var/lib/banger for root and ~/.local/state/banger for others.
+    """
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s")
+
+
+def main() -> NoReturn:
+    """The `banger` command. A known failure is a paragraph and an exit code; an unknown one a traceback."""
+    try:
+        cli.main(prog_name="banger", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BangerError as error:
+        fail(error)
+    sys.exit(0)
+
+
+def fail(error: BangerError) -> NoReturn:
+    """Print a known error as the user should see it, and end with its exit code."""
+    from banger.errors import PlaybookError
+
+    if isinstance(error, PlaybookError):
+        for problem in error.problems:
+            click.echo(f"{problem.place}: error: {problem.message}" if problem.place else problem.message, err=True)
+            if problem.hint:
+                click.echo(f"    {problem.hint}", err=True)
+        count = len(error.problems)
+        click.echo(f"{count} problem{'s' if count != 1 else ''}; nothing was changed", err=True)
+    else:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"    {error.hint}", err=True)
+        for note in getattr(error, "__notes__", []):
+            click.echo(f"    {note}", err=True)
+    sys.exit(error.exit_code)

@@ -1,0 +1,5 @@
+"""`python -m banger` is `banger`."""
+
+from banger.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""`banger apply`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from banger.cli.compose import open_session
+from banger.cli.options import extra_vars_option, forks_option, format_option, playbook_argument
+from banger.cli.render import rendering
+from banger.core.apply import Outcome
+from banger.core.converge import ApplyOptions
+from banger.core.converge import apply as apply_playbook
+from banger.core.variables import parse_extra
+
+
+@click.command()
+@playbook_argument
+@click.option("--check", is_flag=True, help="Only say what would be done.")
+@click.option("--restart", is_flag=True, help="Restart VMs where a change needs it.")
+@click.option("--recreate", is_flag=True, help="Make root disks anew where a change needs it; work disks are kept.")
+@extra_vars_option
+@forks_option
+@format_option
+def apply(
+    playbook: Path,
+    check: bool,
+    restart: bool,
+    recreate: bool,
+    extra_vars: tuple[str, ...],
+    forks: int | None,
+    form: str,
+) -> None:
+    """Make this host as PLAYBOOK says: images, disks, guest files, networks, running VMs."""
+    options = ApplyOptions(check, restart, recreate, forks or os.cpu_count() or 1, parse_extra(extra_vars))
+    with rendering(form) as report:
+        outcomes = apply_playbook(open_session(report), playbook, options)
+    finish(outcomes)
+
+
+def finish(outcomes: list[Outcome]) -> None:
+    """Exit 1 when something failed; each failure has been told already."""
+    if any(outcome.error for outcome in outcomes):
+        raise click.exceptions.Exit(1)

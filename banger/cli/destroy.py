@@ -1,0 +1,29 @@
+"""`banger destroy`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from banger.cli.apply import finish
+from banger.cli.compose import open_session
+from banger.cli.options import extra_vars_option, forks_option, format_option, playbook_argument
+from banger.cli.render import rendering
+from banger.core.converge import ApplyOptions
+from banger.core.converge import destroy as destroy_playbook
+from banger.core.variables import parse_extra
+
+
+@click.command()
+@playbook_argument
+@extra_vars_option
+@forks_option
+@format_option
+def destroy(playbook: Path, extra_vars: tuple[str, ...], forks: int | None, form: str) -> None:
+    """Remove the VMs that PLAYBOOK names, with their disks. Built images stay, for the next apply."""
+    options = ApplyOptions(forks=forks or os.cpu_count() or 1, extra_vars=parse_extra(extra_vars))
+    with rendering(form) as report:
+        outcomes = destroy_playbook(open_session(report), playbook, options)
+    finish(outcomes)

@@ -1,0 +1,31 @@
+"""`banger plugins`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from banger.cli.options import format_option
+from banger.cli.table import aligned
+from banger.core.configuration import Configuration
+from banger.core.home import Home
+from banger.core.plugins import Plugins
+
+
+@click.group()
+def plugins() -> None:
+    """The plugins that are installed."""
+
+
+@plugins.command("list")
+@format_option
+def list_(form: str) -> None:
+    """Name, version, source, status and hooks of every plugin."""
+    infos = Plugins.load(Configuration.load(Home.from_environment()).block_plugins).infos()
+    if form == "json":
+        click.echo(json.dumps([asdict(info) for info in infos]))
+        return
+    rows = [[info.name, info.version, info.source, info.status, " ".join(info.hooks)] for info in infos]
+    click.echo(aligned(["NAME", "VERSION", "SOURCE", "STATUS", "HOOKS"], rows))

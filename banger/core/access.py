@@ -1,0 +1,93 @@
+"""Getting into a guest: one key for all guests, a host key per guest, and the ssh command line that uses both.
+
+The host makes each guest's host key, so the very first connection is to a known host, and a new guest on an old
+address is a new known host too.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from banger.core.home import Home
+from banger.core.state import VmRecord
+from banger.host import Host, HostView
+from banger.types import HostKey
+
+_HOST_KEY = "ssh_host_ed25519_key"
+_KNOWN_HOSTS = "known_hosts"
+UNMADE = HostKey("", "")
+"""Stands for a host key where only the shape of a VM matters."""
+
+
+def ensure_ssh_key(host: Host, home: Home) -> str:
+    """The public half of the key that opens every guest of this home; the pair is made when it is not there."""
+    _ensure_key(host, home.ssh_key, "banger")
+    return public_ssh_key(host, home)
+
+
+def public_ssh_key(host: HostView, home: Home) -> str:
+    """Empty when it was not made yet."""
+    public = _public(home.ssh_key)
+    return host.files.read(public).decode().strip() if host.files.status(public) else ""
+
+
+def ensure_host_key(host: Host, directory: Path, name: str) -> HostKey:
+    """A guest's own host key, made when it is not there, and the known_hosts file that trusts it."""
+    _ensure_key(host, directory / _HOST_KEY, name)
+    key = host_key(host, directory)
+    known = f"{name} {' '.join(key.public.split()[:2])}\n".encode()
+    path = directory / _KNOWN_HOSTS
+    if host.files.status(path) is None or host.files.read(path) != known:
+        host.files.write(path, known)
+    return key
+
+
+def host_key(host: HostView, directory: Path) -> HostKey:
+    """A guest's host key as it is; `UNMADE` when it was not made yet."""
+    path = directory / _HOST_KEY
+    if host.files.status(_public(path)) is None:
+        return UNMADE
+    return HostKey(host.files.read(path).decode(), host.files.read(_public(path)).decode())
+
+
+def ssh_command(home: Home, record: VmRecord, command: Sequence[str]) -> list[str]:
+    """The argv of ssh(1) into a guest. `command` is quoted, so that the far shell sees these very words."""
+    ssh = record.nic.ssh
+    options = {
+        "IdentityFile": str(home.ssh_key),
+        "IdentitiesOnly": "yes",
+        "BatchMode": "yes",
+        "UserKnownHostsFile": str(record.directory / _KNOWN_HOSTS),
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlias": record.name,
+        "HostKeyAlgorithms": "ssh-ed25519",
+        "UpdateHostKeys": "no",
+        "LogLevel": "ERROR",
+    }
+    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={_quoted(value)}")]
+    argv = ["ssh", "-F", "none", *flags, "-p", str(ssh.port), f"root@{ssh.host}"]
+    return [*argv, "--", shlex.join(command)] if command else argv
+
+
+def _quoted(value: str) -> str:
+    """ssh_config(5) values: a blank ends one unless it is in double quotes; `%` begins a token."""
+    escaped = value.replace("%", "%%")
+    return f'"{escaped}"' if " " in escaped else escaped
+
+
+def _ensure_key(host: Host, path: Path, comment: str) -> None:
+    if host.files.status(path) is None or host.files.status(_public(path)) is None:
+        host.files.make_directory(path.parent)
+        unfinished = path.with_name(path.name + ".new")
+        for leftover in (unfinished, _public(unfinished), path):
+            host.files.remove(leftover)
+        host.tools.make_ssh_key(unfinished, comment)
+        host.files.rename(_public(unfinished), _public(path))
+        host.files.rename(unfinished, path)
+
+
+def _public(path: Path) -> Path:
+    return path.with_name(path.name + ".pub")

@@ -1,0 +1,155 @@
+"""Images: named by the digest of their recipe, built once, customised in a copy, shared by every VM that uses them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from banger.core import fstab
+from banger.core.guest_files import FSTAB, digest_of
+from banger.core.home import Home
+from banger.core.plugins import Plugins
+from banger.errors import StateError
+from banger.guestconfig import GuestConfig
+from banger.host import Host, HostView
+from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
+from banger.types import WORK_MOUNT_POINT, GuestFile, Image, ImageFacts, ImageSpec
+
+FACTS = "facts.json"
+_DIGEST_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """An image to be: where it will lie, and the resources that put it there (its base first)."""
+
+    name: str
+    digest: str
+    directory: Path
+    resources: tuple[Resource, ...]
+
+
+@dataclass(frozen=True)
+class CustomisedImage(Resource):
+    """A base image with files of ours in a copy of it, and the seed of work disks if one was asked for."""
+
+    key: str
+    needs: tuple[str, ...]
+    base: Path
+    directory: Path
+    customisation: GuestConfig
+    work_seed_bytes: int | None
+    stage = "customise_image"
+
+    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
+        return Absent() if host.files.status(self.directory / FACTS) is None else Present()
+
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        unfinished = self.directory.with_name(self.directory.name + ".new")
+        host.files.remove_tree(unfinished)
+        host.files.make_directory(unfinished)
+        base, image = (Image("", "", d, read_facts(host, self.base)) for d in (self.base, unfinished))
+        stage("copying the base image")
+        for source, copy in ((base.rootfs, image.rootfs), (base.kernel, image.kernel), (base.initrd, image.initrd)):
+            host.files.clone(source, copy)
+        files, table = self._files(base.facts.fstab)
+        directories = self.customisation.directories()
+        if files or directories:
+            stage(f"writing {len(files)} files")
+            host.ext4.patch(image.rootfs, files, directories=directories)
+        if self.work_seed_bytes is not None:
+            stage("making the work seed")
+            identity = str(uuid.uuid5(uuid.NAMESPACE_OID, self.directory.name))
+            host.ext4.copy_tree(
+                image.rootfs,
+                WORK_MOUNT_POINT,
+                image.work_seed,
+                self.work_seed_bytes,
+                label="banger-seed",
+                uuid=identity,
+            )
+        facts = replace(base.facts, fstab=table, work_seed_bytes=self.work_seed_bytes)
+        host.files.write(unfinished / FACTS, json.dumps(asdict(facts), indent=1).encode())
+        host.files.remove_tree(self.directory)
+        host.files.rename(unfinished, self.directory)
+        return {}
+
+    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        host.files.remove_tree(self.directory.with_name(self.directory.name + ".new"))
+        host.files.remove_tree(self.directory)
+
+    def _files(self, original: str | None) -> tuple[list[GuestFile], str | None]:
+        config = self.customisation
+        files = list(config.files())
+        if not config.mounts and not config.dropped_mounts:
+            return files, original
+        table = fstab.render_fstab(original, config.dropped_mounts, config.mounts)
+        return [*files, GuestFile(FSTAB, table.encode())], table
+
+
+def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: GuestConfig) -> ImagePlan:
+    """Where this image lies and how it gets there. An image without customisation is its base."""
+    recipe = plugins.image_recipe(spec)
+    base_digest = _digest({"source": spec.source, "recipe": recipe})
+    base = home.image_directory(base_digest)
+    resources = plugins.prepare_image(spec, base)
+    ours = _customisation_recipe(customisation)
+    if not any(ours.values()) and spec.work_seed_bytes is None:
+        return ImagePlan(spec.name, base_digest, base, tuple(resources))
+    digest = _digest({"base": base_digest, "customisation": ours, "work_seed_bytes": spec.work_seed_bytes})
+    directory = home.image_directory(digest)
+    customised = CustomisedImage(
+        key=f"image/{digest}/customised",
+        needs=tuple(resource.key for resource in resources),
+        base=base,
+        directory=directory,
+        customisation=customisation,
+        work_seed_bytes=spec.work_seed_bytes,
+    )
+    return ImagePlan(spec.name, digest, directory, (*resources, customised))
+
+
+def needed(host: HostView, image: ImagePlan) -> tuple[Resource, ...]:
+    """What must be looked after for this image: nothing but its last step once that is there.
+
+    A customised image does not need its base any more, so a base that was cleaned away is not built again for it.
+    """
+    last = image.resources[-1]
+    return (last,) if isinstance(last.observe(host, None), Present) else image.resources
+
+
+def load_image(host: HostView, name: str, digest: str, directory: Path) -> Image:
+    """A built image. Raises StateError when it is not there or not whole."""
+    return Image(name, digest, directory, read_facts(host, directory))
+
+
+def read_facts(host: HostView, directory: Path) -> ImageFacts:
+    """The facts in an image's directory."""
+    path = directory / FACTS
+    if host.files.status(path) is None:
+        raise StateError(f"the image in {directory} is not there or not whole", hint="apply the playbook that makes it")
+    try:
+        return ImageFacts(**json.loads(host.files.read(path)))
+    except (ValueError, TypeError) as error:
+        raise StateError(f"{path} is not what banger wrote ({error})", hint=f"rm -r {directory}, then apply") from error
+
+
+UNBUILT = ImageFacts(fstab=None, kernel_release=None, rootfs_bytes=0)
+"""What can be said of an image before it is built, for plans and for tearing down VMs whose image is gone."""
+
+
+def _customisation_recipe(config: GuestConfig) -> dict[str, Any]:
+    return {
+        "files": digest_of(config.files()),
+        "directories": [[d.path, d.mode, d.uid, d.gid] for d in config.directories()],
+        "mounts": [asdict(mount) for mount in config.mounts],
+        "dropped": sorted(config.dropped_mounts),
+    }
+
+
+def _digest(recipe: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]

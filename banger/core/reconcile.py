@@ -1,0 +1,56 @@
+"""At the start of a command: what was recorded as running and is not, is taken down first and recorded as stopped.
+
+Seed S6. The handles go to teardown before the record changes, so that whatever they stand for is really gone.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from banger.core.handles import vm_alive
+from banger.core.session import Session
+from banger.core.state import VmRecord
+from banger.core.teardown import tear_down
+from banger.errors import Busy
+
+
+def reconcile(session: Session, held: frozenset[str] = frozenset()) -> None:
+    """Settle every recorded VM. `held`: names whose locks the caller holds; one that another command holds is its."""
+    for record in session.store.snapshot().vms():
+        if not _gone(session, record):
+            continue
+        if record.name in held:
+            _demote(session, record)
+            continue
+        with suppress(Busy), session.locked([record.name], "settling what is not running"):
+            current = session.store.snapshot().vm(record.name)  # whoever held the lock may have settled it
+            if current and _gone(session, current):
+                _demote(session, current)
+
+
+def _gone(session: Session, record: VmRecord) -> bool:
+    handles = session.handles.of(record.directory)
+    return record.runtime.state == "running" and not vm_alive(session.view.processes, record, handles)
+
+
+def _demote(session: Session, record: VmRecord) -> None:
+    subject = f"vm/{record.name}"
+    session.report({"type": "note", "subject": subject, "message": "is not running any more; taking down what is left"})
+    vm = session.vm(record)
+    handles = session.handles.of(record.directory)
+    failures = tear_down(
+        subject,
+        session.plugins.teardown_handles(vm, handles),
+        session.host,
+        handles,
+        session.report,
+        lambda resource: session.handles.forget(record.directory, resource.key),
+    )
+    if failures:
+        record = record.with_runtime(last_error=str(failures[0]))
+    else:
+        for key in handles:
+            session.handles.forget(record.directory, key)
+    record = record.with_runtime(state="stopped")
+    with session.store.transaction() as records:
+        records.put(record)
