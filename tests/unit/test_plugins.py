@@ -1,0 +1,177 @@
+"""The door to plugins: everyone is asked, nobody silently, and errors name who it was."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from banger.core.plugins import BUILT_IN, Plugins
+from banger.errors import DiskError, PluginError
+from banger.guestconfig import GuestConfig
+from banger.hooks import hookimpl
+from banger.types import GuestModule, NetworkSetup, UserAttachment
+
+VM: Any = SimpleNamespace(name="web", nic=SimpleNamespace(plugin="x"), vmm="x", vmm_key="web/vmm")
+IMAGE: Any = SimpleNamespace()
+
+
+class Plugin:
+    """Hooks as attributes, as a module has them; each one is itself alone."""
+
+
+def plugin(**hooks: Any) -> Plugin:
+    made = Plugin()
+    for name, function in hooks.items():
+        setattr(made, name, hookimpl(function))
+    return made
+
+
+def writes(path: str, content: str) -> Plugin:
+    def contribute_guest_config(builder: GuestConfig) -> None:
+        builder.write_file(path, content)
+
+    return plugin(contribute_guest_config=contribute_guest_config)
+
+
+def test_load_has_every_built_in_active() -> None:
+    infos = {info.name: info for info in Plugins.load(third_party=False).infos()}
+    assert set(infos) == set(BUILT_IN)
+    assert {info.status for info in infos.values()} == {"active"}
+    assert all(info.hooks for info in infos.values())
+
+
+def test_load_of_a_blocked_plugin_leaves_it_out() -> None:
+    plugins = Plugins.load(frozenset({"guestconfig_net"}), third_party=False)
+    blocked = {info.name for info in plugins.infos() if info.status == "blocked"}
+    assert blocked == {"guestconfig_net"}
+    assert not plugins.has("guestconfig_net")
+
+
+def test_contribute_asks_every_plugin() -> None:
+    builder = GuestConfig()
+    Plugins.of(a=writes("/a", "1"), b=writes("/b", "2")).contribute_guest_config(builder, VM, IMAGE)
+    assert [(f.path, f.origin) for f in builder.files()] == [("/a", "a"), ("/b", "b")]
+
+
+def test_contribute_of_two_that_disagree_names_both() -> None:
+    with pytest.raises(PluginError, match=r"first.*second"):
+        Plugins.of(first=writes("/a", "1"), second=writes("/a", "2")).contribute_guest_config(GuestConfig(), VM, IMAGE)
+
+
+def test_hook_that_raises_is_an_error_that_names_the_plugin() -> None:
+    def contribute_guest_config(builder: GuestConfig) -> None:
+        raise KeyError("oops")
+
+    plugins = Plugins.of(culprit=plugin(contribute_guest_config=contribute_guest_config))
+    with pytest.raises(PluginError, match=r"plugin culprit \(given 0\) failed in contribute_guest_config: KeyError"):
+        plugins.contribute_guest_config(GuestConfig(), VM, IMAGE)
+
+
+def test_hook_that_raises_while_it_generates_names_the_plugin() -> None:
+    def register_guest_modules() -> Iterator[GuestModule]:
+        yield GuestModule("a", object, lambda *a: None)
+        raise ValueError("late")
+
+    plugins = Plugins.of(culprit=plugin(register_guest_modules=register_guest_modules))
+    with pytest.raises(PluginError, match="plugin culprit"):
+        plugins.guest_modules()
+
+
+def test_hook_with_a_known_error_keeps_it() -> None:
+    def setup_network(vm: Any) -> NetworkSetup:
+        raise DiskError("no room")
+
+    with pytest.raises(DiskError, match="no room"):
+        Plugins.of(network_x=plugin(setup_network=setup_network)).setup_network(VM)
+
+
+def test_two_plugins_with_one_module_name_both() -> None:
+    def register_guest_modules() -> list[GuestModule]:
+        return [GuestModule("file", object, lambda *a: None)]
+
+    both = plugin(register_guest_modules=register_guest_modules)
+    again = plugin(register_guest_modules=register_guest_modules)
+    with pytest.raises(PluginError, match=r"'file'.*one.*two") as error:
+        Plugins.of(one=both, two=again).guest_modules()
+    assert error.value.hint == "block one of them: BANGER_BLOCK_PLUGINS=two"
+
+
+def test_one_that_is_not_there_says_which_are() -> None:
+    def setup_network(vm: Any) -> NetworkSetup:
+        return NetworkSetup((), UserAttachment(True, ()))
+
+    with pytest.raises(PluginError, match="no plugin network_x") as error:
+        Plugins.of(network_y=plugin(setup_network=setup_network)).setup_network(VM)
+    assert error.value.hint == "those that do: network_y"
+
+
+def test_one_that_answers_wrongly_is_named() -> None:
+    def setup_network(vm: Any) -> Any:
+        return "a string"
+
+    with pytest.raises(PluginError, match=r"plugin network_x.*returned str, not NetworkSetup"):
+        Plugins.of(network_x=plugin(setup_network=setup_network)).setup_network(VM)
+
+
+def test_launch_vmm_without_the_vmm_resource_is_refused() -> None:
+    def launch_vmm(vm: Any) -> list[Any]:
+        return []
+
+    with pytest.raises(PluginError, match="returned no resource 'web/vmm'"):
+        Plugins.of(vmm_x=plugin(launch_vmm=launch_vmm)).launch_vmm(VM, IMAGE, (), UserAttachment(True, ()), (), ())
+
+
+def test_on_event_that_fails_is_logged_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    def bad(event: dict[str, Any]) -> None:
+        raise RuntimeError("watching went wrong")
+
+    def good(event: dict[str, Any]) -> None:
+        seen.append(event)
+
+    with caplog.at_level(logging.WARNING):
+        Plugins.of(a=plugin(on_event=bad), b=plugin(on_event=good)).on_event({"type": "note"})
+    assert seen == [{"type": "note"}]
+    assert "watching went wrong" in caplog.text
+
+
+def _install(site: Path, name: str, body: str) -> None:
+    """What pip leaves behind for a distribution with one module and one entry point."""
+    (site / f"banger_{name}.py").write_text(body)
+    info = site / f"banger_{name}-4.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: banger-{name}\nVersion: 4.5\n")
+    (info / "entry_points.txt").write_text(f"[banger]\n{name} = banger_{name}\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("from banger.hooks import hookimpl\n@hookimpl\ndef on_event(event): ...\n", "active"),
+        ("raise RuntimeError('broken at import')\n", "failed: RuntimeError: broken at import"),
+        (
+            "from banger.hooks import hookimpl\n@hookimpl\ndef on_evnet(event): ...\n",
+            "failed: PluginError: there is no hook 'on_evnet'; did you mean 'on_event'?",
+        ),
+        (
+            "from banger.hooks import hookimpl\n@hookimpl\ndef on_event(nonsense): ...\n",
+            "failed: PluginValidationError",
+        ),
+    ],
+)
+def test_load_of_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, status: str) -> None:
+    _install(tmp_path, "extra", body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "banger_extra", raising=False)
+    plugins = Plugins.load()
+    info = next(info for info in plugins.infos() if info.name == "extra")
+    assert (info.version, info.source) == ("4.5", "banger-extra")
+    assert info.status.startswith(status)
+    assert plugins.has("guestconfig_base"), "one broken plugin does not stop the rest"
