@@ -79,14 +79,11 @@ def _quoted(value: str) -> str:
 
 
 def _ensure_key(host: Host, path: Path, comment: str) -> None:
-    if host.files.status(path) is None or host.files.status(_public(path)) is None:
+    """The private half appears last, so a pair is whole when that is there."""
+    if host.files.status(path) is None:
         host.files.make_directory(path.parent)
-        unfinished = path.with_name(path.name + ".new")
-        for leftover in (unfinished, _public(unfinished), path):
-            host.files.remove(leftover)
-        host.tools.make_ssh_key(unfinished, comment)
-        host.files.rename(_public(unfinished), _public(path))
-        host.files.rename(unfinished, path)
+        host.files.remove(_public(path))
+        host.tools.make_ssh_key(path, comment)
 
 
 def _public(path: Path) -> Path:

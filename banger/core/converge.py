@@ -24,7 +24,6 @@ from banger.core.locks import locked
 from banger.core.plan import Plan, plan
 from banger.core.playbook import ImageRequest, Playbook, VmRequest, load
 from banger.core.reconcile import reconcile
-from banger.core.request import DEFAULT_NETWORK
 from banger.core.session import Session, VmJournal
 from banger.core.state import Records, VmRecord, VmRuntime
 from banger.errors import PlaybookError, Problem
@@ -100,7 +99,7 @@ class _Apply:
         self._options = options
         self._modules = session.plugins.guest_modules()
         self._wanted = [request for request in playbook.vms if request.state != "absent"]
-        self._networks = {network.name: network for network in (_implicit_network(session), *playbook.networks)}
+        self._networks = {network.name: network for network in playbook.networks}
 
     def run(self) -> list[Outcome]:
         session, options = self._session, self._options
@@ -213,7 +212,6 @@ class _Apply:
                 digest = image_plans[record.image].digest
                 records.put(replace(record, image_digest=digest))
         for record in allocated.values():
-            session.host.files.make_directory(record.directory)
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
         members = self._members(image_plans, allocated, problems)
@@ -320,12 +318,6 @@ def _record(
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),
     )
-
-
-def _implicit_network(session: Session) -> Network:
-    """What VMs that name no network are on; a playbook may declare its own by that name."""
-    kind = session.plugins.network_kinds().get(DEFAULT_NETWORK)
-    return Network(DEFAULT_NETWORK, DEFAULT_NETWORK, kind.options() if kind else None)
 
 
 def _plain(options: object) -> dict[str, Any]:

@@ -102,7 +102,11 @@ class Plugins:
         """Just these plugins, by name; for tests of plugins and of the core."""
         manager = pluggy.PluginManager("banger")
         manager.add_hookspecs(hooks)
-        return cls(manager, [_load(manager, n, "given", "0", _given(m), frozenset()) for n, m in modules.items()])
+        infos = [_load(manager, name, "given", "0", _given(module), frozenset()) for name, module in modules.items()]
+        for info in infos:
+            if info.status != "active":
+                raise PluginError(f"plugin {info}: {info.status}")
+        return cls(manager, infos)
 
     def infos(self) -> list[PluginInfo]:
         return sorted(self._infos.values(), key=lambda info: info.name)
@@ -181,16 +185,6 @@ class Plugins:
 
     def has(self, plugin: str) -> bool:
         return self._manager.has_plugin(plugin)
-
-    # --- watch
-
-    def on_event(self, event: dict[str, Any]) -> None:
-        """Tell the watchers; what goes wrong there is theirs alone."""
-        for name, implementation in self._implementations("on_event"):
-            try:
-                self._call(name, "on_event", implementation, {"event": event})
-            except BangerError as error:
-                _log.warning("%s", error)
 
     # --- how
 

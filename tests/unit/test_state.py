@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,19 +62,21 @@ def test_transaction_without_a_change_writes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "state.json").stat().st_ino == before
 
 
-def _put_many(directory: Path, who: int) -> None:
-    for number in range(25):
-        with store(directory).transaction() as records:
-            records.put(record(f"vm-{who}-{number}"))
+PUT_MANY = """
+import sys, pathlib
+from tests.unit.test_state import record, store
+for number in range(25):
+    with store(pathlib.Path(sys.argv[1])).transaction() as records:
+        records.put(record(f"vm-{sys.argv[2]}-{number}"))
+"""
 
 
 def test_transactions_of_four_processes_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_put_many, args=(tmp_path, who)) for who in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    root = Path(__file__).parents[2]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", PUT_MANY, str(tmp_path), str(who)], cwd=root) for who in range(4)
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
     assert len(store(tmp_path).snapshot().vms()) == 100
 
 

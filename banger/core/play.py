@@ -1,0 +1,347 @@
+"""Reads the plays of one playbook, one after the other, and collects what they ask for and what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from banger.core import options, tasks, variables, yaml_source
+from banger.core.request import DEFAULT_NETWORK, ImageKeys, ImageRequest, NetworkKeys, VmKeys, VmRequest
+from banger.core.suggest import did_you_mean
+from banger.core.tasks import Task
+from banger.core.variables import Unrendered
+from banger.core.yaml_source import Node, Scalar
+from banger.errors import Place, Problem
+from banger.guestconfig import parse_public_key
+from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKind, Size
+
+MINIMUM_MEMORY = Size.parse("64MiB")
+MINIMUM_DISK = Size.parse("16MiB")
+MAXIMUM_VCPUS = 255
+
+_PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class PlayReader:
+    """Collects `images`, `networks`, `vms` and `problems` over all plays of the playbook at `path`.
+
+    `todos` are each play's tasks with the variables they may use.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        modules: Mapping[str, GuestModule],
+        image_sources: Mapping[str, ImageSource],
+        network_kinds: Mapping[str, NetworkKind],
+        extra_vars: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self.images: list[ImageRequest] = []
+        self.networks: list[Network] = []
+        self.vms: list[VmRequest] = []
+        self.problems: list[Problem] = []
+        self.todos: list[tuple[tuple[Task, ...], Mapping[str, Any]]] = []
+        self._modules, self._sources, self._kinds = modules, image_sources, network_kinds
+        self._extra_vars = extra_vars
+        self._named: dict[str, dict[str, Place]] = {"image": {}, "network": {}, "VM": {}}
+        self._unnamed: set[str] = set()
+        self._references: list[tuple[str, str, Place]] = []
+
+    def read(self, play: Node) -> None:
+        """One play: its variables first, because all else may use them."""
+        if not isinstance(play, yaml_source.Mapping):
+            self._problem(play.place, "a play is a mapping", "- name: …")
+            return
+        for key, entry in play.entries.items():
+            if key not in _PLAY_KEYS:
+                self._problem(entry.key_place, f"unknown key '{key}' in a play", did_you_mean(key, _PLAY_KEYS))
+        name = play.get("name")
+        if name is not None and not (isinstance(name, Scalar) and isinstance(name.value, str)):
+            self._problem(name.place, "the name of a play is text", "write it in quotes")
+        context = self._variables(play)
+        todo = tasks.parse(self._list(play, "tasks"), self._modules, self.problems)
+        self.todos.append((todo, context))
+        images, vms = self._list(play, "images"), self._list(play, "vms")
+        if self._list(play, "tasks") and not images and not vms:
+            self._problem(
+                play.entries["tasks"].key_place, "tasks apply to the images or VMs of their play: it has none"
+            )
+        for node in images:
+            self._image(node, context, () if vms else todo)
+        for node in self._list(play, "networks"):
+            self._network(node, context)
+        self._vms(vms, self._defaults(play), context, todo)
+
+    def check_references(self) -> None:
+        """Once all plays are read: each image and network that a VM names is there."""
+        uses_default = any(kind == "network" and name == DEFAULT_NETWORK for kind, name, _ in self._references)
+        if uses_default and DEFAULT_NETWORK not in self._named["network"] and DEFAULT_NETWORK in self._kinds:
+            self._named["network"][DEFAULT_NETWORK] = Place(str(self.path), 1, 1)
+            self.networks.append(Network(DEFAULT_NETWORK, DEFAULT_NETWORK, self._kinds[DEFAULT_NETWORK].options()))
+        for kind, name, place in self._references:
+            if name not in self._named[kind] and kind not in self._unnamed:
+                hint = did_you_mean(name, self._named[kind]) or f"declare it under {kind}s:"
+                self._problem(place, f"no {kind} is named '{name}'", hint)
+
+    # --- variables
+
+    def _variables(self, play: yaml_source.Mapping) -> dict[str, Any]:
+        """`vars`, then `vars_files`, then the command line's; each may use those before it."""
+        context = dict(self._extra_vars)
+        self._add_variables(play.get("vars"), context)
+        for node in self._list(play, "vars_files"):
+            file = variables.render(node, context, self.problems)
+            if isinstance(file, Scalar) and isinstance(file.value, str):
+                if not isinstance(file.value, Unrendered):
+                    self._add_variables(self._variables_file(file.value, file.place), context)
+            else:
+                self._problem(file.place, "'vars_files' is a list of file names")
+        return context
+
+    def _add_variables(self, node: Node | None, context: dict[str, Any]) -> None:
+        if node is None or (isinstance(node, Scalar) and node.value is None):
+            return
+        self.problems += variables.mapping_problems(node, node.place)
+        if isinstance(node, yaml_source.Mapping):
+            for name, entry in node.entries.items():
+                if name not in self._extra_vars:
+                    context[name] = yaml_source.plain(variables.render(entry.node, context, self.problems))
+
+    def _variables_file(self, name: str, place: Place) -> Node | None:
+        path = self.path.parent / name
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self._problem(place, f"cannot read '{name}': {reason}", f"it is looked for in {path.parent}")
+            return None
+        node, problems = yaml_source.load(text, str(path))
+        self.problems += problems
+        return node
+
+    # --- images and networks
+
+    def _image(self, node: Node, context: Mapping[str, Any], todo: tuple[Task, ...]) -> None:
+        entry = self._entry(node, context, "image")
+        if entry is None:
+            return
+        what = _what("image", entry)
+        declared = self._declared(entry, "source", self._sources, "image source")
+        given = self._options(entry, ImageKeys, declared, what)
+        keys = options.check(_only(entry, ImageKeys), ImageKeys, what, self.problems)
+        if not self._name("image", entry) or keys is None:
+            return
+        self._at_least(entry, "work_seed", keys.work_seed, MINIMUM_DISK, what)
+        if given is not None:
+            spec = ImageSpec(keys.name, keys.source, given, keys.work_seed, entry.place)
+            self.images.append(ImageRequest(spec, todo, context))
+
+    def _network(self, node: Node, context: Mapping[str, Any]) -> None:
+        entry = self._entry(node, context, "network")
+        if entry is None:
+            return
+        what = _what("network", entry)
+        declared = self._declared(entry, "plugin", self._kinds, "network plugin", DEFAULT_NETWORK)
+        given = self._options(entry, NetworkKeys, declared, what)
+        keys = options.check(_only(entry, NetworkKeys), NetworkKeys, what, self.problems)
+        if self._name("network", entry) and keys is not None and given is not None:
+            self.networks.append(Network(keys.name, keys.plugin, given, entry.place))
+
+    def _declared(
+        self,
+        entry: yaml_source.Mapping,
+        key: str,
+        known: Mapping[str, ImageSource] | Mapping[str, NetworkKind],
+        kind: str,
+        default: str | None = None,
+    ) -> ImageSource | NetworkKind | None:
+        """The plugin's declaration that an entry names; None with a problem, or when the name itself is amiss."""
+        node = entry.get(key)
+        name = node.value if isinstance(node, Scalar) else default if node is None else None
+        if not isinstance(name, str) or isinstance(name, Unrendered):
+            return None
+        if name not in known:
+            hint = did_you_mean(name, known) or "no plugin has one: see banger plugin list"
+            self._problem(options.place_of(entry, key), f"no {kind} is named '{name}'", hint)
+        return known.get(name)
+
+    def _options(
+        self, entry: yaml_source.Mapping, keys: type, declared: ImageSource | NetworkKind | None, what: str
+    ) -> Any:
+        """The keys of an entry that are its plugin's own, as an object of the plugin's dataclass."""
+        if declared is None:
+            return None
+        common = options.keys_of(keys)
+        return options.check(options.without(entry, common), declared.options, what, self.problems, also=common)
+
+    # --- VMs
+
+    def _defaults(self, play: yaml_source.Mapping) -> yaml_source.Mapping | None:
+        """What the VMs of a play share; keys that no VM has are told here, once."""
+        node = play.get("defaults")
+        if node is None or (isinstance(node, Scalar) and node.value is None):
+            return None
+        if not isinstance(node, yaml_source.Mapping):
+            self._problem(node.place, "'defaults' is a mapping of what VMs share", "defaults: {memory: 512MiB}")
+            return None
+        known = [key for key in options.keys_of(VmKeys) if key != "name"]
+        strangers = {key for key in node.entries if key not in known}
+        for key in sorted(strangers):
+            self._problem(node.entries[key].key_place, f"unknown key '{key}' in defaults", did_you_mean(key, known))
+        return options.without(node, strangers)
+
+    def _vms(
+        self,
+        nodes: tuple[Node, ...],
+        defaults: yaml_source.Mapping | None,
+        context: Mapping[str, Any],
+        todo: tuple[Task, ...],
+    ) -> None:
+        """All VMs of a play. What is wrong in its defaults or in a loop is told of the first VM it is wrong in."""
+        told: set[Place | None] = set()
+        for node in nodes:
+            for entry in self._vm_entries(node, defaults, context):
+                before = len(self.problems)
+                self._vm(entry, context, todo)
+                news = [problem for problem in self.problems[before:] if problem.place not in told]
+                self.problems[before:] = news
+                told.update(problem.place for problem in news)
+
+    def _vm_entries(
+        self, node: Node, defaults: yaml_source.Mapping | None, context: Mapping[str, Any]
+    ) -> Iterator[yaml_source.Mapping]:
+        """A VM entry once, or once for each item of its loop, with the defaults filled in and rendered."""
+        if not isinstance(node, yaml_source.Mapping):
+            self._problem(node.place, "a VM is a mapping", "- {name: web-1, image: …}")
+            return
+        entries = {**(defaults.entries if defaults else {}), **options.without(node, {"loop"}).entries}
+        whole = yaml_source.Mapping(entries, node.place)
+        loop = node.get("loop")
+        contexts = [context]
+        if loop is not None:
+            contexts = [{**context, "item": item} for item in tasks.loop_items(loop, context, self.problems)]
+        for each in contexts:
+            entry = variables.render(whole, each, self.problems)
+            assert isinstance(entry, yaml_source.Mapping), "rendering keeps a mapping a mapping"
+            yield _none_as_null(entry, "work_disk")
+
+    def _vm(self, entry: yaml_source.Mapping, context: Mapping[str, Any], todo: tuple[Task, ...]) -> None:
+        what = _what("VM", entry)
+        named = self._name("VM", entry)
+        keys, whole = options.check_what_can_be(entry, VmKeys, what, self.problems, also=("loop",))
+        if keys is None:
+            return
+        self._limits(keys, entry, what)
+        if keys.image:
+            self._references.append(("image", keys.image, options.place_of(entry, "image")))
+        elif keys.state != "absent" and "image" not in entry.entries:
+            self._problem(entry.place, f"{what} needs 'image'")
+        self._references.append(("network", keys.network, options.place_of(entry, "network")))
+        if not whole or not named:
+            return
+        self.vms.append(
+            VmRequest(
+                name=keys.name,
+                image=keys.image,
+                vcpus=keys.vcpus,
+                memory_bytes=keys.memory,
+                root_disk_bytes=keys.root_disk,
+                work_disk_bytes=keys.work_disk,
+                network=keys.network,
+                storage=keys.storage,
+                workdisk=keys.workdisk,
+                vmm=keys.vmm,
+                state=keys.state,
+                tags=keys.tags,
+                authorized_keys=tuple(key.strip() for key in keys.authorized_keys),
+                tasks=todo,
+                variables=context,
+                place=entry.place,
+            )
+        )
+
+    def _limits(self, keys: VmKeys, entry: yaml_source.Mapping, what: str) -> None:
+        if not 1 <= keys.vcpus <= MAXIMUM_VCPUS:
+            place = options.place_of(entry, "vcpus")
+            self._problem(place, f"'vcpus' of {what} is {keys.vcpus}", f"from 1 to {MAXIMUM_VCPUS}")
+        self._at_least(entry, "memory", keys.memory, MINIMUM_MEMORY, what)
+        self._at_least(entry, "root_disk", keys.root_disk, MINIMUM_DISK, what)
+        self._at_least(entry, "work_disk", keys.work_disk, MINIMUM_DISK, what)
+        listed = entry.get("authorized_keys")
+        for node in listed.items if isinstance(listed, yaml_source.Sequence) else ():
+            try:
+                parse_public_key(str(yaml_source.plain(node)))
+            except ValueError as error:
+                message, _, hint = str(error).partition("; ")
+                self._problem(node.place, f"'authorized_keys' of {what}: {message}", hint or None)
+
+    # --- small things
+
+    def _problem(self, place: Place, message: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(place, message, hint))
+
+    def _list(self, play: yaml_source.Mapping, key: str) -> tuple[Node, ...]:
+        node = play.get(key)
+        if node is None or (isinstance(node, Scalar) and node.value is None):
+            return ()
+        if isinstance(node, yaml_source.Sequence):
+            return node.items
+        self._problem(node.place, f"'{key}' is a list", "begin each item with '- '")
+        return ()
+
+    def _entry(self, node: Node, context: Mapping[str, Any], kind: str) -> yaml_source.Mapping | None:
+        if isinstance(node, yaml_source.Mapping):
+            rendered = variables.render(node, context, self.problems)
+            assert isinstance(rendered, yaml_source.Mapping), "rendering keeps a mapping a mapping"
+            return rendered
+        self._problem(node.place, f"each {kind} is a mapping", "- {name: …}")
+        return None
+
+    def _name(self, kind: str, entry: yaml_source.Mapping) -> bool:
+        """Whether the entry's name will do and is not taken. One that is no text at all is told elsewhere."""
+        node = entry.get("name")
+        if not isinstance(node, Scalar) or not isinstance(node.value, str) or isinstance(node.value, Unrendered):
+            self._unnamed.add(kind)
+            return False
+        if not _NAME.fullmatch(node.value):
+            hint = "a to z, 0 to 9 and '-', at most 63 of them, beginning and ending with a letter or digit"
+            self._problem(node.place, f"{variables.shorten(node.value)} cannot be the name of any {kind}", hint)
+            return False
+        first = self._named[kind].get(node.value)
+        if first is None:
+            self._named[kind][node.value] = node.place
+            return True
+        advice = "use {{ item }} in the name of what has a loop" if first == node.place else None
+        self._problem(node.place, f"two {kind}s are named '{node.value}'; the first is at {first}", advice)
+        return False
+
+    def _at_least(self, entry: yaml_source.Mapping, key: str, size: Size | None, least: Size, what: str) -> None:
+        if size is not None and size < least:
+            message = f"'{key}' of {what} is {size}, which is less than {least}"
+            hint = f"did you mean {int(size)}MiB?" if 1 <= size < 2**20 else None
+            self._problem(options.place_of(entry, key), message, hint)
+
+
+def _what(kind: str, entry: yaml_source.Mapping) -> str:
+    """How messages call it: by its name when it has one."""
+    name = entry.get("name")
+    if isinstance(name, Scalar) and isinstance(name.value, str) and not isinstance(name.value, Unrendered):
+        return f"the {kind} '{name.value}'"
+    return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
+def _only(entry: yaml_source.Mapping, keys: type) -> yaml_source.Mapping:
+    return options.without(entry, set(entry.entries) - set(options.keys_of(keys)))
+
+
+def _none_as_null(entry: yaml_source.Mapping, key: str) -> yaml_source.Mapping:
+    """`work_disk: none` overrides a default as `null` does."""
+    node = entry.get(key)
+    if not isinstance(node, Scalar) or node.value != "none":
+        return entry
+    null = yaml_source.Entry(entry.entries[key].key_place, Scalar(None, node.place, node.text))
+    return yaml_source.Mapping({**entry.entries, key: null}, entry.place)

@@ -1,0 +1,82 @@
+"""What a playbook asks for: the keys as people write them, and the requests that come of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from banger.core.tasks import Task
+from banger.types import ImageSpec, Place, Size
+
+DEFAULT_NETWORK = "user"
+"""What a VM is on that names no network; it need not be declared."""
+_DEFAULT_MEMORY = Size.parse("512MiB")
+_DEFAULT_ROOT_DISK = Size.parse("4GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKeys:
+    """What an image takes beside the keys of its source."""
+
+    name: str
+    source: str
+    work_seed: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkKeys:
+    """What a network takes beside the keys of its kind."""
+
+    name: str
+    plugin: str = DEFAULT_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
+class VmKeys:
+    """What a VM takes, and what it gets when nothing is said. Only an absent one may be without an image."""
+
+    name: str
+    image: str = ""
+    vcpus: int = 1
+    memory: Size = _DEFAULT_MEMORY
+    root_disk: Size = _DEFAULT_ROOT_DISK
+    work_disk: Size | None = None
+    network: str = DEFAULT_NETWORK
+    storage: str = "overlay"
+    workdisk: str = "ext4"
+    vmm: str = "qemu"
+    state: Literal["running", "stopped", "absent"] = "running"
+    tags: tuple[str, ...] = ()
+    authorized_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """An image, the tasks to bake into it, and the variables these may use."""
+
+    spec: ImageSpec
+    tasks: tuple[Task, ...]
+    variables: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VmRequest:
+    """A VM as the playbook asks for it; nothing is allocated yet. An absent one may be without an image (`""`)."""
+
+    name: str
+    image: str
+    vcpus: int
+    memory_bytes: int
+    root_disk_bytes: int
+    work_disk_bytes: int | None
+    network: str
+    storage: str
+    workdisk: str
+    vmm: str
+    state: Literal["running", "stopped", "absent"]
+    tags: tuple[str, ...]
+    authorized_keys: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    variables: Mapping[str, Any] = field(hash=False)
+    place: Place

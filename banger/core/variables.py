@@ -1,0 +1,302 @@
+"""Variables and the templates that use them: Jinja2, sandboxed, where an undefined name is an error.
+
+Jinja2 is imported only when a text holds `{{`, `{%` or `{#`. A value that is exactly one `{{ expression }}` becomes
+what the expression gives (a number stays a number); any other template becomes text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+from banger.core import yaml_source
+from banger.core.suggest import did_you_mean
+from banger.core.yaml_source import Entry, Node, Scalar
+from banger.errors import Place, Problem, UsageError
+
+Context = Mapping[str, Any]
+
+_MARKS = ("{{", "{%", "{#")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED = frozenset({"vm", "image", "item"})
+"""Names that tasks and loops set."""
+
+
+class Unrendered(str):
+    """The text of a template that failed. Its problem is already told, so nothing more is said about its value."""
+
+    __slots__ = ()
+
+
+class TemplateError(Exception):
+    """A template that failed; `line` counts from 1 inside the template."""
+
+    def __init__(self, message: str, *, hint: str | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.line = message, hint, line
+
+
+def has_template(node: Node) -> bool:
+    """Whether any value in this tree holds a template."""
+    return any(isinstance(scalar.value, str) and is_template(scalar.value) for scalar in yaml_source.scalars(node))
+
+
+def is_template(text: str) -> bool:
+    """Whether Jinja2 would do anything with this text."""
+    return "{" in text and any(mark in text for mark in _MARKS)
+
+
+def render(node: Node, context: Context, problems: list[Problem]) -> Node:
+    """The same tree with every template in it rendered. What fails is added to `problems` and left `Unrendered`."""
+    if isinstance(node, Scalar):
+        return _render_scalar(node, context, problems)
+    if isinstance(node, yaml_source.Sequence):
+        items = tuple(render(item, context, problems) for item in node.items)
+        same = all(new is old for new, old in zip(items, node.items, strict=True))
+        return node if same else yaml_source.Sequence(items, node.place)
+    entries = {k: Entry(e.key_place, render(e.node, context, problems)) for k, e in node.entries.items()}
+    same = all(entries[key].node is entry.node for key, entry in node.entries.items())
+    return node if same else yaml_source.Mapping(entries, node.place)
+
+
+def render_text(text: str, name: str, context: Context) -> str:
+    """Render the text of a template file. Raises TemplateError with the line in it."""
+    if not is_template(text):
+        return text
+    with _Failures(context, name):
+        return str(_template(text, name).render(dict(context)))
+
+
+def evaluate(text: str, context: Context) -> bool:
+    """The truth of a `when` expression, which is written without braces. Raises TemplateError."""
+    if is_template(text):
+        raise TemplateError("'when' is an expression already", hint="write it without the braces")
+    with _Failures(context):
+        return bool(_expression(text)(dict(context)))
+
+
+def check_syntax(node: Node, problems: list[Problem]) -> None:
+    """Report every template in this tree that could never be rendered."""
+    for scalar in yaml_source.scalars(node):
+        if isinstance(scalar.value, str) and is_template(scalar.value):
+            try:
+                with _Failures({}):
+                    _compiled(scalar.value)
+            except TemplateError as error:
+                problems.append(_problem(error, scalar))
+
+
+def parse_extra(arguments: Sequence[str]) -> dict[str, Any]:
+    """Variables of the command line: `key=value`, or `@file` with a YAML mapping; the last wins.
+
+    A value means what it would mean in a playbook: `n=2` is a number, `[a, b]` a list, `on` text. Raises UsageError.
+    """
+    variables: dict[str, Any] = {}
+    for argument in arguments:
+        variables |= _extra_file(argument[1:]) if argument.startswith("@") else _extra_pair(argument)
+    return variables
+
+
+def check_name(name: str) -> str | None:
+    """What is wrong with this name for a variable; None when it will do."""
+    if not _NAME.fullmatch(name):
+        return f"'{name}' cannot name a variable: letters, digits and _ only, and no digit first"
+    return f"'{name}' is set by banger itself and cannot be a variable" if name in RESERVED else None
+
+
+# --- one value -------------------------------------------------------------------------------------------------------
+
+
+def _render_scalar(node: Scalar, context: Context, problems: list[Problem]) -> Node:
+    if not isinstance(node.value, str) or not is_template(node.value) or isinstance(node.value, Unrendered):
+        return node
+    try:
+        with _Failures(context):
+            return _node(_compiled(node.value)(context), node)
+    except TemplateError as error:
+        problems.append(_problem(error, node))
+        return Scalar(Unrendered(node.value), node.place, node.text)
+
+
+def _problem(error: TemplateError, node: Scalar) -> Problem:
+    return Problem(node.place, f"{error.message}, in {shorten(node.text)}", error.hint)
+
+
+def shorten(text: str) -> str:
+    """A user's own text as it can stand in a message: one line, not too long."""
+    line = " ".join(text.split())
+    return f"'{line}'" if len(line) <= 80 else f"'{line[:77]}…'"
+
+
+def _node(value: Any, source: Scalar) -> Node:
+    """What an expression gave, as values that all stand where the template stands."""
+    if type(value).__name__ == "Markup":
+        value = str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return Scalar(value, source.place, source.text)
+    if isinstance(value, list | tuple | range | set | frozenset | GeneratorType | type({}.keys()) | type({}.values())):
+        return yaml_source.Sequence(tuple(_node(item, source) for item in value), source.place)
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        entries = {key: Entry(source.place, _node(item, source)) for key, item in value.items()}
+        return yaml_source.Mapping(entries, source.place)
+    str(value)  # an undefined one raises here
+    raise TemplateError(f"this gives a {type(value).__name__}, which is no value", hint="name one of its attributes")
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> Callable[[Context], Any]:
+    """A function from variables to a value. Raises jinja2's TemplateSyntaxError."""
+    import jinja2
+
+    if text.startswith("{{") and text.endswith("}}"):
+        inner = text[2:-2]
+        inner = inner[1:] if inner[:1] in "-+" else inner  # whitespace control, with nothing around to control
+        inner = inner[:-1] if inner[-1:] in "-+" else inner
+        try:
+            expression = _expression(inner)
+        except jinja2.TemplateSyntaxError:
+            pass  # such as "{{ a }}-{{ b }}"; a true mistake is found again below
+        else:
+            return lambda context: expression(dict(context))
+    template = _template(text, "<template>")
+    return lambda context: template.render(dict(context))
+
+
+@lru_cache(maxsize=4096)
+def _expression(text: str) -> Callable[..., Any]:
+    return _environment().compile_expression(text, undefined_to_none=False)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=256)
+def _template(text: str, name: str) -> Any:
+    environment = _environment()
+    code = environment.compile(text, name=name, filename=name)
+    return environment.template_class.from_code(environment, code, environment.make_globals(None))
+
+
+# --- jinja2 ----------------------------------------------------------------------------------------------------------
+
+
+class _UndefinedName(Exception):
+    """A template used a name or an attribute that is not there. `subject` is None for a name."""
+
+    def __init__(self, message: str, name: str, subject: object) -> None:
+        super().__init__(message)
+        self.name, self.subject = name, subject
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import missing
+
+    class Undefined(jinja2.StrictUndefined):
+        """Raises something that knows what was asked of what."""
+
+        __slots__ = ()
+
+        def __init__(self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None):
+            subject = None if obj is missing else obj
+
+            def undefined(message: str) -> Exception:
+                return jinja2.UndefinedError(message) if hint else _UndefinedName(message, str(name), subject)
+
+            super().__init__(hint, obj, name, exc or undefined)  # type: ignore[arg-type]  # it is only called
+
+    return ImmutableSandboxedEnvironment(undefined=Undefined, keep_trailing_newline=True, auto_reload=False)
+
+
+class _Failures:
+    """Turns what a template raises into a TemplateError with a line, and a suggestion from the context."""
+
+    def __init__(self, context: Context, name: str = "<template>") -> None:
+        self.context, self.name = context, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, TemplateError) or not isinstance(error, Exception):
+            return
+        raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> TemplateError:
+        import jinja2
+
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            message = (error.message or "it cannot be read").rstrip(".")
+            return TemplateError(f"not a template: {message}", line=error.lineno)
+        line = self._line(error)
+        if isinstance(error, _UndefinedName):
+            return self._undefined(error, line)
+        return TemplateError(f"the template failed: {error}", line=line)
+
+    def _undefined(self, error: _UndefinedName, line: int | None) -> TemplateError:
+        if error.subject is None:
+            hint = did_you_mean(error.name, self.context)
+            return TemplateError(f"'{error.name}' is undefined", hint=hint, line=line)
+        known = _attributes(error.subject)
+        owner = next((name for name, value in self.context.items() if value is error.subject), None)
+        what = f"'{owner}'" if owner else f"this {type(error.subject).__name__}"
+        return TemplateError(f"{what} has no '{error.name}'", hint=did_you_mean(error.name, known), line=line)
+
+    def _line(self, error: Exception) -> int | None:
+        """Jinja2 rewrites tracebacks so that a frame's file is the template's name and its line the template's."""
+        line, trace = None, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == self.name:
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        return line
+
+
+def _attributes(subject: object) -> list[str]:
+    if isinstance(subject, dict):
+        return [str(key) for key in subject]
+    return [field.name for field in fields(subject)] if is_dataclass(subject) else []
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def _extra_pair(argument: str) -> dict[str, Any]:
+    name, equals, text = argument.partition("=")
+    if not equals:
+        raise UsageError(f"-e {argument}: neither key=value nor @file", hint=f"-e {name}=VALUE")
+    if message := check_name(name):
+        raise UsageError(f"-e {argument}: {message}")
+    if text[:1] not in ("[", "{"):
+        return {name: yaml_source.resolve(text) if text else ""}
+    node, problems = yaml_source.load(text, f"-e {name}")
+    if problems:
+        raise UsageError(str(problems[0]), hint="put text that begins with a bracket in quotes")
+    return {name: yaml_source.plain(node)}
+
+
+def _extra_file(name: str) -> dict[str, Any]:
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"-e @{name} cannot be read: {reason}") from error
+    node, problems = yaml_source.load(text, name)
+    problems += mapping_problems(node, Place(name, 1, 1))
+    if problems:
+        raise UsageError("\n".join(str(problem) for problem in problems))
+    return dict(yaml_source.plain(node) or {})
+
+
+def mapping_problems(node: Node | None, place: Place) -> list[Problem]:
+    """What keeps a tree from being a set of variables."""
+    if node is None:
+        return []
+    if not isinstance(node, yaml_source.Mapping):
+        return [Problem(node.place, "variables are written as a mapping", "name: value")]
+    found = ((entry.key_place, check_name(name)) for name, entry in node.entries.items())
+    return [Problem(where, message) for where, message in found if message]

@@ -1,0 +1,171 @@
+"""What one guest gets: the builder that plugins and tasks fill. Pure: nothing is written anywhere.
+
+Plugins come first, tasks after them. A task may override what a plugin wrote; two plugins that want different things
+at one path are an error that names both.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from banger.errors import PluginError
+from banger.host import Node
+from banger.types import GuestFile, GuestPath, Mount
+
+_PUBLIC_KEY = re.compile(r"(?:^|\s)(?:ssh|ecdsa|sk)-[a-z0-9@.-]+\s+AAAA[A-Za-z0-9+/]+={0,3}(?:\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Something asked for, by whom, and whether a task asked."""
+
+    value: GuestFile | Node | Mount
+    wanted: tuple[object, ...]
+    origin: str
+    by_task: bool
+
+
+class GuestConfig:
+    """Collects the files, directories, mounts, kernel arguments and authorized keys of one guest.
+
+    `origin` says who asks: a plugin's name, or a task's place in a playbook; the core sets it with `contributed_by`, so
+    a plugin need not. What is asked for twice in the same words is kept once. Raises PluginError when two plugins
+    disagree, ValueError for a path that is not absolute and normal.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, _Claim] = {}
+        self._directories: dict[str, _Claim] = {}
+        self._mounts: dict[str, _Claim] = {}
+        self._dropped: dict[str, None] = {}
+        self._kernel_arguments: dict[str, None] = {}
+        self._authorized_keys: dict[str, None] = {}
+        self._origin = ""
+        self._overriding = False
+
+    @contextmanager
+    def contributed_by(self, origin: str, *, overriding: bool = False) -> Iterator[None]:
+        """Within it, all is asked for by `origin`; `overriding` for a task, which wins over what plugins asked for."""
+        before = self._origin, self._overriding
+        self._origin, self._overriding = origin, overriding
+        try:
+            yield
+        finally:
+            self._origin, self._overriding = before
+
+    def write_file(
+        self, path: str, content: bytes | str, *, mode: int = 0o644, uid: int = 0, gid: int = 0, origin: str = ""
+    ) -> None:
+        """A regular file with this whole content (text as UTF-8), permission bits and numeric owner."""
+        name = str(GuestPath.parse(path))
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else bytes(content)
+        file = GuestFile(name, data, mode, uid, gid, origin or self._origin)
+        self._claim(self._files, name, file, (data, mode, uid, gid), origin)
+
+    def add_directory(self, path: str, mode: int = 0o755, *, uid: int = 0, gid: int = 0, origin: str = "") -> None:
+        """A directory with these permission bits and owner; a file's other missing parents need no mention."""
+        name = str(GuestPath.parse(path))
+        node = Node(name, "directory", mode, uid, gid)
+        self._claim(self._directories, name, node, (mode, uid, gid), origin)
+
+    def add_mount(self, mount: Mount, *, origin: str = "") -> None:
+        """A line of fstab; it replaces what the image mounts on the same target."""
+        absolute = mount.target.startswith("/")
+        key = str(GuestPath.parse(mount.target)) if absolute else f"{mount.target} {mount.source}"
+        self._claim(self._mounts, key, mount, (mount,), origin)
+
+    def drop_mount(self, target: str) -> None:
+        """Nothing of the image's own is mounted here. By a task: nothing a plugin added either."""
+        name = str(GuestPath.parse(target))
+        self._dropped[name] = None
+        if self._overriding:
+            self._mounts.pop(name, None)
+
+    def add_kernel_argument(self, text: str) -> None:
+        """One argument (or several, with blanks between) for the guest's kernel command line."""
+        if not text.isprintable():
+            raise ValueError("a kernel argument cannot hold control characters")
+        self._kernel_arguments[text] = None
+
+    def add_authorized_key(self, text: str) -> None:
+        """A public key that may log in as root. Raises ValueError when it is none."""
+        self._authorized_keys[parse_public_key(text)] = None
+
+    def files(self) -> tuple[GuestFile, ...]:
+        """Sorted by path. Raises PluginError when one file's path leads through another file."""
+        for path in self._files:
+            for parent in _parents(path):
+                if parent in self._files:
+                    below, above = self._files[path], self._files[parent]
+                    raise PluginError(
+                        f"{path} ({_who(below.origin)}) cannot be made: {parent} is a file ({_who(above.origin)})"
+                    )
+        return tuple(v for _, c in sorted(self._files.items()) if isinstance(v := c.value, GuestFile))
+
+    def directories(self) -> tuple[Node, ...]:
+        """Sorted by path, so that a parent comes before what is in it."""
+        return tuple(v for _, c in sorted(self._directories.items()) if isinstance(v := c.value, Node))
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Sorted by target, so that a parent is mounted before what is in it."""
+        return tuple(v for _, c in sorted(self._mounts.items()) if isinstance(v := c.value, Mount))
+
+    @property
+    def dropped_mounts(self) -> tuple[str, ...]:
+        """Targets that the image's own fstab shall not mount, sorted."""
+        return tuple(sorted(self._dropped))
+
+    @property
+    def kernel_arguments(self) -> tuple[str, ...]:
+        """In the order they were added."""
+        return tuple(self._kernel_arguments)
+
+    @property
+    def authorized_keys(self) -> tuple[str, ...]:
+        """In the order they were added, each once."""
+        return tuple(self._authorized_keys)
+
+    def _claim(
+        self,
+        claims: dict[str, _Claim],
+        key: str,
+        value: GuestFile | Node | Mount,
+        wanted: tuple[object, ...],
+        origin: str,
+    ) -> None:
+        old, new = claims.get(key), _Claim(value, wanted, origin or self._origin, self._overriding)
+        if old is not None and not new.by_task:
+            if old.by_task or old.wanted == new.wanted:
+                return
+            if old.origin != new.origin:
+                raise PluginError(
+                    f"{_who(old.origin)} and {_who(new.origin)} both want {key} in the guest, and differ",
+                    hint="leave one of the two plugins out, or write the file with a task, which wins over both",
+                )
+        claims[key] = new
+
+
+def parse_public_key(text: str) -> str:
+    """One line of authorized_keys(5), stripped. Raises ValueError with what would be right."""
+    line = text.strip()
+    if "PRIVATE KEY" in line:
+        raise ValueError("this is a private key; give the public one, from the file that ends in .pub")
+    if not line.isprintable():
+        raise ValueError("more than one line; give each key as an item of its own")
+    if line.startswith("#") or not _PUBLIC_KEY.search(line):
+        raise ValueError("not a public ssh key; give the text of a file such as ~/.ssh/id_ed25519.pub")
+    return line
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (path := posixpath.dirname(path)) != "/":
+        yield path
+
+
+def _who(origin: str) -> str:
+    return origin or "someone unnamed"

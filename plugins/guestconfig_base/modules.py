@@ -1,0 +1,112 @@
+"""The guest modules every playbook knows. Each is a dataclass of its options and a function that fills the builder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from banger.errors import PlaybookError, Problem
+from banger.guestconfig import GuestConfig
+from banger.types import FileMode, GuestModule, GuestPath, ModuleContext, Mount
+
+_READABLE = FileMode(0o644)
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """`file`: a file of the guest with this content, as it stands in the playbook.
+
+    `uid` and `gid` are numbers: names are the guest's own and not known here.
+    """
+
+    dest: GuestPath
+    content: str
+    mode: FileMode = _READABLE
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """`copy`: a file of the guest with the bytes of the file `src`, named relative to the playbook."""
+
+    src: str
+    dest: GuestPath
+    mode: FileMode = _READABLE
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """`template`: a file of the guest with the rendered text of the file `src`, named relative to the playbook."""
+
+    src: str
+    dest: GuestPath
+    mode: FileMode = _READABLE
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """`mount`: a line of the guest's fstab(5). It replaces what the image mounts on `target`.
+
+    `dump` and `passno` are fstab's fifth and sixth field.
+    """
+
+    source: str
+    target: GuestPath
+    fstype: str
+    options: tuple[str, ...] = ("defaults",)
+    dump: int = 0
+    passno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnmountOptions:
+    """`unmount`: nothing is mounted on `target` by the guest's fstab."""
+
+    target: GuestPath
+
+
+def write_file(builder: GuestConfig, options: FileOptions, context: ModuleContext) -> None:
+    """The module `file`."""
+    builder.write_file(options.dest, options.content, mode=options.mode, uid=options.uid, gid=options.gid)
+
+
+def copy_file(builder: GuestConfig, options: CopyOptions, context: ModuleContext) -> None:
+    """The module `copy`."""
+    content = context.read_source(options.src)
+    builder.write_file(options.dest, content, mode=options.mode, uid=options.uid, gid=options.gid)
+
+
+def write_template(builder: GuestConfig, options: TemplateOptions, context: ModuleContext) -> None:
+    """The module `template`."""
+    try:
+        text = context.read_source(options.src).decode()
+    except UnicodeDecodeError as error:
+        problem = Problem(context.place, f"the template '{options.src}' is not UTF-8 text", "copy it instead")
+        raise PlaybookError([problem]) from error
+    content = context.render(text, options.src)
+    builder.write_file(options.dest, content, mode=options.mode, uid=options.uid, gid=options.gid)
+
+
+def mount(builder: GuestConfig, options: MountOptions, context: ModuleContext) -> None:
+    """The module `mount`."""
+    builder.add_mount(
+        Mount(options.source, options.target, options.fstype, options.options, options.dump, options.passno)
+    )
+
+
+def unmount(builder: GuestConfig, options: UnmountOptions, context: ModuleContext) -> None:
+    """The module `unmount`."""
+    builder.drop_mount(options.target)
+
+
+MODULES = (
+    GuestModule("file", FileOptions, write_file),
+    GuestModule("copy", CopyOptions, copy_file),
+    GuestModule("template", TemplateOptions, write_template),
+    GuestModule("mount", MountOptions, mount),
+    GuestModule("unmount", UnmountOptions, unmount),
+)
