@@ -1,8 +1,8 @@
 """Every hook, in the order of a VM's life; nothing else.
 
 The verb is the contract: `register_…` declares, `validate_…` checks, `contribute_…` fills a builder, `prepare_…`,
-`setup_…` and `launch_…` return resources, `teardown_…` names what recorded handles stand for, `on_…` watches. None of
-them touches the host but by what the resources they return do later; `on_…` may.
+`setup_…` and `launch_…` return resources, `teardown_…` names what recorded handles stand for. None of them touches the
+host but by what the resources they return do later.
 
 Where exactly one plugin must answer, it is asked by name and no other is called: a playbook's `storage: overlay` asks
 the plugin `storage_overlay`, `source: debootstrap` asks `image_debootstrap`, and so on for `network_`, `workdisk_`
@@ -148,11 +148,3 @@ def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]: 
 
     Every plugin is asked; answer only for your own.
     """
-
-
-# --- watch -----------------------------------------------------------------------------------------------------------
-
-
-@hookspec
-def on_event(event: dict[str, Any]) -> None:
-    """One progress event, as `--format json` prints it. An error here is logged, never fatal."""

@@ -6,21 +6,16 @@ from banger.core.configuration import Configuration
 from banger.core.handles import HandleCache
 from banger.core.home import Home
 from banger.core.plugins import Plugins
-from banger.core.report import Event, Report
+from banger.core.report import Report
 from banger.core.session import Session
 from banger.core.state import Store
 from banger.linux.host import LinuxHost, ReadOnlyHost
 
 
 def open_session(report: Report) -> Session:
-    """Loads every plugin that is not blocked; `report` and the plugins are told what happens."""
+    """Loads every plugin that is not blocked; `report` is told what happens."""
     home = Home.from_environment()
     plugins = Plugins.load(Configuration.load(home).block_plugins)
     host = LinuxHost(home.cache)
-
-    def tell(event: Event) -> None:
-        report(event)
-        plugins.on_event(event)
-
     store = Store(home.state, home.lock("state"))
-    return Session(home, store, plugins, host, ReadOnlyHost(host), HandleCache(host.boot_id), tell)
+    return Session(home, store, plugins, host, ReadOnlyHost(host), HandleCache(host.boot_id), report)

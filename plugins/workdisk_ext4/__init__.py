@@ -12,8 +12,9 @@ from banger.guestconfig import GuestConfig
 from banger.hooks import hookimpl
 from banger.host import Host, HostView
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
-from banger.types import WORK_MOUNT_POINT, Disk, GuestDisk, GuestFile, Image, Mount, Size, Vm, WorkDisk
+from banger.types import WORK_MOUNT_POINT, Disk, GuestDisk, GuestFile, Image, Mount, Problem, Size, Vm, WorkDisk
 
+SMALLEST_BYTES = 16 * 2**20
 _LABEL = "banger-work"
 _NAMESPACE = uuid.UUID("5bd1d5a1-3f0e-5c57-9a3e-6f6a1c0c7a11")
 
@@ -82,6 +83,14 @@ class Ext4WorkDisk(Resource):
             stage("resizing work disk")
             host.ext4.grow(unfinished, self.size_bytes)
         host.ext4.set_identity(unfinished, label=_LABEL, uuid=self.file_system_uuid)
+
+
+@hookimpl
+def validate_vm(vm: Vm) -> Sequence[Problem]:
+    if vm.workdisk == "ext4" and vm.work_disk_bytes is not None and vm.work_disk_bytes < SMALLEST_BYTES:
+        message = f"work_disk {Size(vm.work_disk_bytes)} is too small for a file system with a journal"
+        return [Problem(vm.place, message, f"work_disk: {Size(SMALLEST_BYTES)} or more")]
+    return []
 
 
 @hookimpl

@@ -20,7 +20,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.guestconfig": {"banger.host", "banger.types", "banger.errors"},
     "banger.hooks": {"banger.guestconfig", "banger.host", "banger.resource", "banger.types"},
     "banger.linux": {"banger.linux", "banger.host", "banger.types", "banger.errors"},
-    "banger.testing": {"banger.host", "banger.types", "banger.errors", "banger.resource", "banger.core"},
+    "banger.simulated_ext4": {"banger.linux", "banger.host", "banger.types", "banger.errors"},
+    "banger.testing": {
+        "banger.simulated_ext4",
+        "banger.host",
+        "banger.types",
+        "banger.errors",
+        "banger.resource",
+        "banger.core",
+    },
     "banger.core": {
         "banger.core",
         *("banger.hooks", "banger.guestconfig", "banger.resource", "banger.host", "banger.types", "banger.errors"),
