@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from banger.types import GuestFile
+from banger.identity import ProcessIdentity
+
+if TYPE_CHECKING:
+    from banger.types import GuestFile
+
+__all__ = [
+    "Ext4", "Ext4View", "FileStatus", "Files", "FilesView", "Host", "HostView", "Inode", "NetworkView",
+    "Node", "NodeType", "ProcessIdentity", "Processes", "ProcessesView", "Qmp", "QmpView", "Tools",
+    "ToolsView",
+]  # fmt: skip
 
 NodeType = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
 
@@ -50,14 +59,6 @@ class Node:
     gid: int = 0
     content: bytes = field(default=b"", repr=False)
     target: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """A process that cannot be mistaken for another: its pid and its start time (proc(5) stat field 22, in ticks)."""
-
-    pid: int
-    start_time: int
 
 
 class FilesView(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from banger.errors import Place, Problem
+from banger.identity import Nic, SshEndpoint
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -234,33 +235,6 @@ class NetworkKind:
 
     name: str
     options: type
-
-
-@dataclass(frozen=True, slots=True)
-class SshEndpoint:
-    """Where the host reaches a guest's sshd."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Nic:
-    """A VM's network card. Allocated once and kept in the durable record, so all of it is intent."""
-
-    network: str
-    plugin: str
-    mac: str
-    address: str
-    """Guest address with prefix length: `10.0.2.15/24`."""
-    gateway: str
-    dns: str
-    ssh: SshEndpoint
-
-    @property
-    def ip(self) -> str:
-        """The guest's address without its prefix length."""
-        return self.address.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,18 @@ corrupt one is reported and set aside (seed S3).
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from banger.core.state import VmRecord, write_atomically
-from banger.host import ProcessesView, ProcessIdentity
-from banger.resource import Handle
+from banger.identity import ProcessIdentity
+
+if TYPE_CHECKING:
+    from banger.host import ProcessesView
+    from banger.resource import Handle
 
 FILE = "handles.json"
-_log = logging.getLogger(__name__)
 
 
 class HandleCache:
@@ -74,9 +75,12 @@ def _read(path: Path) -> dict[str, Handle]:
         if document["version"] != 1 or not all(isinstance(handle, dict) for handle in handles.values()):
             raise ValueError("not a handles file of this version")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
+        import logging
+
         aside = path.with_name(path.name + ".corrupt")
         path.replace(aside)
-        _log.warning("%s cannot be read (%s); set aside as %s, looking on the host instead", path, error, aside.name)
+        log = logging.getLogger(__name__)
+        log.warning("%s cannot be read (%s); set aside as %s, looking on the host instead", path, error, aside.name)
         return {}
     return {str(key): dict(handle) for key, handle in handles.items()}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +21,7 @@ from tinydb.table import Table
 
 from banger.core.locks import locked
 from banger.errors import StateError
-from banger.types import Nic, SshEndpoint
+from banger.identity import Nic, SshEndpoint
 
 SCHEMA = 1
 
@@ -176,6 +175,8 @@ def _document(database: TinyDB) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace `path` (mode 0600) whole or not at all: temporary file, fsync, rename, directory fsync."""
+    import tempfile  # reading state, the more frequent thing, needs none of it
+
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

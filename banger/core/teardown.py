@@ -42,6 +42,7 @@ def tear_down(
             kept.update(resource.needs)
         else:
             forget(resource)
+            report({"type": "done", "subject": subject, "verb": "remove", "resource": resource.key})
     return failures
 
 
@@ -60,5 +61,4 @@ def remove(subject: str, resource: Resource, host: Host, handle: Handle | None, 
                 raise
             time.sleep(_BUSY_PAUSE_S)
         else:
-            report({"type": "done", "subject": subject, "verb": "remove", "resource": resource.key})
             return

@@ -11,34 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+VALUES = {"banger.types", "banger.identity", "banger.errors"}
+DECLARING = VALUES | {"banger.hooks", "banger.guestconfig", "banger.resource", "banger.host"}
+
 # What each room may import of ours; the most particular name wins.
 MAY_IMPORT: dict[str, set[str]] = {
     "banger.errors": set(),
-    "banger.types": {"banger.errors"},
-    "banger.host": {"banger.types", "banger.errors"},
-    "banger.resource": {"banger.host", "banger.types", "banger.errors"},
-    "banger.guestconfig": {"banger.host", "banger.types", "banger.errors"},
-    "banger.hooks": {"banger.guestconfig", "banger.host", "banger.resource", "banger.types"},
-    "banger.linux": {"banger.linux", "banger.host", "banger.types", "banger.errors"},
-    "banger.simulated_ext4": {"banger.linux", "banger.host", "banger.types", "banger.errors"},
-    "banger.testing": {
-        "banger.simulated_ext4",
-        "banger.host",
-        "banger.types",
-        "banger.errors",
-        "banger.resource",
-        "banger.core",
-    },
-    "banger.core": {
-        "banger.core",
-        *("banger.hooks", "banger.guestconfig", "banger.resource", "banger.host", "banger.types", "banger.errors"),
-    },
-    "banger.cli": {"banger.cli", "banger.core", "banger.linux", "banger.host", "banger.types", "banger.errors"},
-    "banger_": {
-        "banger_",
-        *("banger.hooks", "banger.guestconfig", "banger.resource", "banger.host", "banger.types", "banger.errors"),
-        "banger.linux",
-    },
+    "banger.identity": set(),
+    "banger.types": {"banger.errors", "banger.identity"},
+    "banger.host": VALUES,
+    "banger.resource": VALUES | {"banger.host"},
+    "banger.guestconfig": VALUES | {"banger.host"},
+    "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.resource"},
+    "banger.linux": VALUES | {"banger.linux", "banger.host"},
+    "banger.simulated": VALUES | {"banger.simulated", "banger.linux", "banger.host"},
+    "banger.testing": VALUES | {"banger.simulated", "banger.linux", "banger.host"},
+    "banger.core": DECLARING | {"banger.core"},
+    "banger.cli": DECLARING | {"banger.cli", "banger.core", "banger.linux"},
+    "banger_": DECLARING | {"banger_", "banger.linux"},
 }
 
 
