@@ -1,0 +1,140 @@
+"""ext4 images and devices without mounting them and without privilege: `banger.host.Ext4` by e2fsprogs.
+
+The host's kernel never parses a file system that a guest could have written. Each operation has its own file; this
+one looks, and does what one program does by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from banger.errors import CommandError, DiskError
+from banger.host import Inode, Node
+from banger.linux import debugfs, ext4_flatten, ext4_make, ext4_patch, fsck
+from banger.linux.ext4_view import DiskView
+from banger.linux.guest_paths import follow
+from banger.linux.run import run
+from banger.types import GuestFile
+
+_RESIZE_TIMEOUT_S = 3600.0
+
+
+class LinuxExt4:
+    """See `banger.host.Ext4`. Raises DiskError with the disk and the step that failed, Busy for a disk in use."""
+
+    def lookup(
+        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+    ) -> dict[str, Inode | None]:
+        """Each path's own inode on `disk`; symlinks in its directories are followed."""
+        with _failing("look into", disk):
+            found = _located(DiskView(disk, prefix, base), paths)
+            return {path: status.inode if status else None for path, status in found.items()}
+
+    def read(
+        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+    ) -> dict[str, GuestFile | None]:
+        """Each regular file whole, with mode and owner; None where there is no regular file."""
+        with _failing("read", disk):
+            found = _located(DiskView(disk, prefix, base), paths)
+            files = {path: status for path, status in found.items() if status and status.inode.type == "file"}
+            contents = _contents(disk, files)
+        return {path: _guest_file(path, files[path], contents[path]) if path in files else None for path in found}
+
+    def resolve(self, disk: Path, path: str) -> str:
+        """The path with every symlink in its directories followed inside the image."""
+        with _failing("look into", disk):
+            return follow([path], DiskView(disk).look)[path]
+
+    def make(
+        self, path: Path, size_bytes: int, nodes: Sequence[Node] = (), *, label: str = "", uuid: str | None = None
+    ) -> None:
+        """A new sparse image (0600) with `nodes` in it, whole or not at all."""
+        with _failing("make", path):
+            ext4_make.make(path, size_bytes, nodes, label=label, uuid=uuid)
+
+    def recover(self, disk: Path) -> None:
+        """Replay the journal of a file system whose guest was stopped hard. Busy when it is in use."""
+        with _failing("check", disk):
+            fsck.preen(disk)
+
+    def patch(
+        self,
+        disk: Path,
+        writes: Sequence[GuestFile],
+        removals: Sequence[str] = (),
+        *,
+        directories: Sequence[Node] = (),
+        base: Path | None = None,
+        prefix: str = "",
+    ) -> None:
+        """Replace or make files and directories and remove other files, in one run, then prove the image clean."""
+        with _failing("write into", disk):
+            fsck.preen(disk)
+            ext4_patch.patch(DiskView(disk, prefix, base), writes, removals, directories)
+            fsck.verify(disk, "writing guest files")
+
+    def grow(self, path: Path, size_bytes: int) -> None:
+        """Check and enlarge an image file to this size."""
+        with _failing("enlarge", path):
+            now_bytes = path.stat().st_size
+            if size_bytes < now_bytes:
+                raise DiskError(f"{path} has {now_bytes} bytes and cannot be made smaller ({size_bytes} bytes asked)")
+            fsck.preen(path, force=True)
+            os.truncate(path, size_bytes)
+            run(["resize2fs", path], timeout_s=_RESIZE_TIMEOUT_S)
+            fsck.verify(path, "enlarging it")
+
+    def set_identity(self, disk: Path, *, label: str, uuid: str) -> None:
+        """Give an existing file system its label and UUID."""
+        with _failing("label", disk):
+            fsck.preen(disk, force=True)  # tune2fs(8) changes a UUID only in a freshly checked file system
+            run(["tune2fs", "-L", label, "-U", uuid, disk], timeout_s=_RESIZE_TIMEOUT_S)
+            fsck.verify(disk, "labelling it")
+
+    def flatten(self, disk: Path, directory: str) -> int:
+        """Move everything in top-level `directory` up to the root and remove it; how many entries moved."""
+        with _failing("flatten", disk):
+            fsck.preen(disk)
+            return ext4_flatten.flatten(disk, directory)
+
+    def copy_tree(
+        self, source: Path, directory: str, destination: Path, size_bytes: int, *, label: str, uuid: str
+    ) -> None:
+        """A new image at `destination` whose root is `directory` of `source`: contents, modes and owners."""
+        with _failing("make", destination):
+            ext4_make.copy_tree(source, directory, destination, size_bytes, label=label, uuid=uuid)
+
+
+@contextlib.contextmanager
+def _failing(step: str, disk: Path) -> Iterator[None]:
+    """A failed program or system call on the way is a DiskError that says what was being done, to which disk."""
+    try:
+        yield
+    except CommandError as error:
+        raise DiskError(f"cannot {step} {disk}: {error}") from error
+    except OSError as error:
+        about = f" ({error.filename})" if error.filename and str(error.filename) != str(disk) else ""
+        raise DiskError(f"cannot {step} {disk}: {error.strerror}{about}") from error
+
+
+def _located(view: DiskView, paths: Iterable[str]) -> dict[str, debugfs.Status | None]:
+    wanted = list(dict.fromkeys(paths))
+    view.look(wanted)
+    real = follow(wanted, view.look)
+    view.look(real.values())
+    return {path: view.on_disk(real[path]) for path in wanted}
+
+
+def _contents(disk: Path, files: dict[str, debugfs.Status]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="banger-read-") as directory:
+        copies = {path: Path(directory) / str(index) for index, path in enumerate(files)}
+        debugfs.dump(disk, [(files[path].number, copies[path], files[path].inode.size_bytes) for path in files])
+        return {path: copy.read_bytes() for path, copy in copies.items()}
+
+
+def _guest_file(path: str, status: debugfs.Status, content: bytes) -> GuestFile:
+    return GuestFile(path, content, status.inode.mode, status.inode.uid, status.inode.gid)

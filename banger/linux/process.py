@@ -1,0 +1,171 @@
+"""Long-lived processes, by pidfd: found by what their command line says, started to outlive us, proven dead.
+
+A process is its pid *and* its start time; a pidfd is opened first and the start time compared after, so that a
+reused pid is never taken for the old process, nor signalled. A zombie is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from banger.errors import Busy, CommandError
+from banger.host import ProcessIdentity
+from banger.linux.run import require
+
+_log = logging.getLogger(__name__)
+_PROC = Path("/proc")
+_DEAD_STATES = "ZXx"
+
+
+class LinuxProcesses:
+    """See `banger.host.Processes`."""
+
+    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        """The live process that has `argument` as (part of) an argument of its command line.
+
+        `hint` is looked at first. Of several, the one that started first. We ourselves are never the answer.
+        """
+        if not argument:
+            raise ValueError("an empty argument is in every command line")
+        wanted = os.fsencode(argument)
+        if hint is not None and _start_time(hint.pid) == hint.start_time and wanted in _command_line(hint.pid):
+            return hint
+        ourselves = os.getpid()
+        found = [
+            ProcessIdentity(pid, start_time)
+            for pid in _all_pids()
+            if pid != ourselves and _mentions(pid, wanted) and (start_time := _start_time(pid)) is not None
+        ]
+        return min(found, key=lambda process: (process.start_time, process.pid), default=None)
+
+    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
+        """Start a process of its own session that outlives us: stdin is /dev/null, output is appended to `log`.
+
+        Raises HostError when the program is missing, CommandError when it cannot be started.
+        """
+        command = [str(require(argv[0])), *argv[1:]]
+        _log.debug("start: %s >>%s 2>&1 &", shlex.join(argv), shlex.quote(str(log)))
+        try:
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=cwd,
+                    start_new_session=True,
+                    close_fds=True,
+                )
+        except OSError as error:
+            raise CommandError(f"`{shlex.join(argv)}` could not be started: {error}") from error
+        # It is meant to outlive this object; `wait` and `kill` reap it by pid when it ends while we are here.
+        child.returncode = 0
+        stat = _stat(child.pid)
+        if stat is None:
+            raise CommandError(f"`{shlex.join(argv)}` was gone at once; what it said is in {log}")
+        process = ProcessIdentity(child.pid, stat[1])
+        self._until_named(process)
+        return process
+
+    def _until_named(self, process: ProcessIdentity) -> None:
+        """execve(2) tells its caller of success a moment before /proc has the new command line; `find` needs that."""
+        with _pinned(process) as descriptor:
+            while descriptor is not None and not _command_line(process.pid) and not _ended(descriptor, 0.001):
+                pass
+
+    def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
+        """Whether it ended within the time; also True when it was gone before."""
+        with _pinned(process) as descriptor:
+            ended = descriptor is None or _ended(descriptor, timeout_s)
+        if ended:
+            _reap(process)
+        return ended
+
+    def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
+        """SIGKILL through a pidfd; returns only when it is gone, else raises Busy."""
+        with _pinned(process) as descriptor:
+            if descriptor is not None:
+                _log.debug("kill -9 %d", process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                if not _ended(descriptor, timeout_s):
+                    raise Busy(
+                        f"process {process.pid} is still there {timeout_s:g} s after SIGKILL",
+                        hint=f"see what it waits for: cat /proc/{process.pid}/stack",
+                    )
+        _reap(process)
+
+
+@contextlib.contextmanager
+def _pinned(process: ProcessIdentity) -> Iterator[int | None]:
+    """A pidfd of this very process, or None when it is dead or its pid is another's now."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: the number is a thread's now, so the process is gone
+            raise
+        yield None
+        return
+    try:
+        yield descriptor if _start_time(process.pid) == process.start_time else None
+    finally:
+        os.close(descriptor)
+
+
+def _ended(descriptor: int, timeout_s: float) -> bool:
+    """Whether the process of a pidfd ends in time: pidfd_open(2), readable when it terminated, zombies included."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))
+
+
+def _reap(process: ProcessIdentity) -> None:
+    """Collect it if it is our own dead child; another's zombie is not ours to collect."""
+    stat = _stat(process.pid)
+    if stat is not None and stat[1] == process.start_time:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+
+
+def _mentions(pid: int, wanted: bytes) -> bool:
+    return any(wanted in part for part in _command_line(pid).split(b"\0"))
+
+
+def _command_line(pid: int) -> bytes:
+    """Arguments ended by NUL; empty when it is gone, a zombie, or not ours to read."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _start_time(pid: int) -> int | None:
+    """proc(5) stat field 22, in clock ticks since boot; None when there is no live process of this pid."""
+    stat = _stat(pid)
+    return None if stat is None or stat[0] in _DEAD_STATES else stat[1]
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State and start time. The name (field 2) may hold anything, so fields are counted after the last `)`."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    return fields[0].decode(), int(fields[19])

@@ -1,0 +1,90 @@
+"""What this host has: programs, and a KVM that really boots a guest.
+
+That /dev/kvm opens says little: on some nested hosts machines are created and then never get anywhere. So one tiny
+guest is booted, and the answer is remembered until the host reboots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from banger.errors import BangerError
+from banger.linux.publish import publishing, sync
+from banger.linux.run import run, which
+
+_log = logging.getLogger(__name__)
+_KVM = Path("/dev/kvm")
+_PROBE_S = 10.0
+PROBE_ARGUMENT = "banger.probe"
+"""On its kernel command line: our initrd says `PROBE_ANSWER` on the console and powers off."""
+PROBE_ANSWER = b"banger: probe"
+
+
+class LinuxTools:
+    """See `banger.host.Tools`. `cache_directory` is made when there is something to remember."""
+
+    def __init__(self, cache_directory: Path, boot_id: Callable[[], str], kvm: Path = _KVM) -> None:
+        self._cache = cache_directory / "kvm.json"
+        self._boot_id = boot_id
+        self._kvm = kvm
+
+    def which(self, program: str) -> Path | None:
+        """Where a program is, system directories included; None when it is not installed."""
+        return which(program)
+
+    def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
+        """Whether a guest boots under KVM; at once False without access to /dev/kvm, else found out once per boot."""
+        if not os.access(self._kvm, os.R_OK | os.W_OK):
+            return False
+        if (known := self._remembered()) is not None:
+            return known
+        answer = self._boot(kernel, initrd)
+        self._remember(answer)
+        return answer
+
+    def make_ssh_key(self, path: Path, comment: str) -> None:
+        """A new ed25519 key pair without passphrase: `path` (0600) and `path`.pub; the private one appears last.
+
+        Raises HostError without ssh-keygen(1), CommandError when it fails.
+        """
+        with tempfile.TemporaryDirectory(prefix=".banger-key-", dir=path.parent) as directory:
+            made = Path(directory) / "key"
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", made], timeout_s=60)
+            for new, final in ((made.with_suffix(".pub"), path.with_name(path.name + ".pub")), (made, path)):
+                sync(new)
+                new.replace(final)
+        sync(path.parent)
+
+    def _boot(self, kernel: Path, initrd: Path) -> bool:
+        with tempfile.TemporaryDirectory(prefix="banger-probe-") as directory:
+            console = Path(directory) / "console"
+            command = [
+                *("qemu-system-x86_64", "-accel", "kvm", "-M", "q35", "-nodefaults", "-display", "none", "-m", "256M"),
+                *("-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot", "-serial", f"file:{console}"),
+                *("-append", f"console=ttyS0 {PROBE_ARGUMENT} panic=-1"),
+            ]
+            try:
+                run(command, timeout_s=_PROBE_S, accept=None)
+            except BangerError as error:
+                _log.debug("the probe guest did not end: %s", error)
+            return console.exists() and PROBE_ANSWER in console.read_bytes()
+
+    def _remembered(self) -> bool | None:
+        try:
+            document = json.loads(self._cache.read_bytes())
+            return bool(document["boots"]) if document["boot_id"] == self._boot_id() else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # nothing readable is remembered: probe again
+
+    def _remember(self, answer: bool) -> None:
+        document = json.dumps({"boot_id": self._boot_id(), "boots": answer}).encode()
+        with contextlib.suppress(OSError):  # not remembering costs a probe next time, nothing else
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            with publishing(self._cache) as temporary:
+                temporary.write_bytes(document)

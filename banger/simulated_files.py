@@ -1,0 +1,147 @@
+"""Host files in memory. A part of `banger.testing`."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from banger.errors import BangerError, DiskError
+from banger.host import FileStatus
+from banger.simulated_tree import Tree
+
+if TYPE_CHECKING:
+    from banger.testing import SimulatedHost
+
+
+@dataclass
+class _File:
+    content: bytes | Tree
+    inode: int
+    mtime_ns: int
+    mode: int
+    padding_bytes: int = 0
+    """A hole at the end, of a file that was allocated larger than its content."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self.content.size_bytes if isinstance(self.content, Tree) else len(self.content) + self.padding_bytes
+
+
+class SimulatedFiles:
+    """`banger.host.Files` in memory. `reflinks`: whether copies share extents."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.reflinks = False
+        self._host = host
+        self._files: dict[Path, _File] = {}
+        self._directories: dict[Path, int] = {Path("/"): 0o755, Path("/tmp"): 0o777}
+        self._count = itertools.count(1)
+
+    def status(self, path: Path) -> FileStatus | None:
+        if path in self._directories:
+            return FileStatus(4096, 4096, 0, 1, True)
+        file = self._files.get(path)
+        if file is None:
+            return None
+        allocated = file.content.used_bytes if isinstance(file.content, Tree) else len(file.content)
+        return FileStatus(file.size_bytes, allocated, file.mtime_ns, file.inode, False)
+
+    def read(self, path: Path) -> bytes:
+        file = self._files.get(path)
+        if file is None:
+            reason = "Is a directory" if path in self._directories else "No such file or directory"
+            raise BangerError(f"cannot read {path}: {reason}")
+        if isinstance(file.content, Tree):
+            raise AssertionError(f"{path} is a simulated disk; its bytes are nobody's business")
+        return file.content + bytes(file.padding_bytes)
+
+    def list(self, directory: Path) -> list[Path]:
+        return sorted(
+            path for path in (*self._files, *self._directories) if path != Path("/") and path.parent == directory
+        )
+
+    def mode(self, path: Path) -> int:
+        """The permission bits of a file, for tests."""
+        return self._files[path].mode if path in self._files else self._directories[path]
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        with self._host.effect(f"files.make_directory {path}"):
+            for directory in (path, *path.parents):
+                if directory in self._files:
+                    raise BangerError(f"cannot make the directory {path}: {directory} is a file")
+                self._directories.setdefault(directory, mode)
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        with self._host.effect(f"files.write {path}"):
+            self.put(path, content, mode)
+
+    def remove(self, path: Path) -> None:
+        if path in self._directories:
+            raise BangerError(f"cannot remove {path}: Is a directory")
+        with self._host.effect(f"files.remove {path}"):
+            self._files.pop(path, None)
+
+    def remove_tree(self, path: Path) -> None:
+        with self._host.effect(f"files.remove_tree {path}"):
+            for gone in [each for each in self._files if each.is_relative_to(path)]:
+                del self._files[gone]
+            for directory in [each for each in self._directories if each.is_relative_to(path)]:
+                del self._directories[directory]
+
+    def allocate(self, path: Path, size_bytes: int) -> None:
+        with self._host.effect(f"files.allocate {path}"):
+            file = self._files.get(path)
+            if file is None:
+                file = self.put(path, b"", 0o600)
+            if isinstance(file.content, Tree):
+                file.content.size_bytes = size_bytes
+            else:
+                file.content = file.content[:size_bytes]
+                file.padding_bytes = size_bytes - len(file.content)
+            self.touch(path)
+
+    def clone(self, source: Path, destination: Path) -> Literal["reflink", "sparse"]:
+        with self._host.effect(f"files.clone {destination}"):
+            if source not in self._files:
+                raise BangerError(f"cannot copy {source} to {destination}: No such file or directory")
+            content = self._files[source].content
+            copy = self.put(destination, content.copy() if isinstance(content, Tree) else content, 0o600)
+            copy.padding_bytes = self._files[source].padding_bytes
+        return "reflink" if self.reflinks else "sparse"
+
+    def rename(self, source: Path, destination: Path) -> None:
+        with self._host.effect(f"files.rename {source} {destination}"):
+            self._require_parent(destination)
+            if source not in self._files and source not in self._directories:
+                raise BangerError(f"cannot rename {source} to {destination}: No such file or directory")
+            for path in [each for each in self._files if each.is_relative_to(source)]:
+                self._files[destination / path.relative_to(source)] = self._files.pop(path)
+            for path in [each for each in self._directories if each.is_relative_to(source)]:
+                self._directories[destination / path.relative_to(source)] = self._directories.pop(path)
+
+    def put(self, path: Path, content: bytes | Tree, mode: int = 0o600) -> _File:
+        """A new file in place of what was there; no effect is counted."""
+        self._require_parent(path)
+        if path in self._directories:
+            raise BangerError(f"cannot write {path}: Is a directory")
+        self._files[path] = _File(content, next(self._count), next(self._count), mode)
+        return self._files[path]
+
+    def touch(self, path: Path) -> None:
+        """The file was changed in place."""
+        self._files[path].mtime_ns = next(self._count)
+
+    def tree(self, disk: Path) -> Tree:
+        """The file system in a simulated disk. Raises DiskError where there is none."""
+        file = self._files.get(disk)
+        if file is None:
+            raise DiskError(f"cannot use {disk}: No such file or directory")
+        if not isinstance(file.content, Tree):
+            raise DiskError(f"cannot use {disk}: it is no ext4 file system")
+        return file.content
+
+    def _require_parent(self, path: Path) -> None:
+        if path.parent not in self._directories:
+            raise BangerError(f"cannot write {path}: No such file or directory")

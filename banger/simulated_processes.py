@@ -1,0 +1,179 @@
+"""Processes in memory, and what they answer: QMP, forwarded ports, programs. A part of `banger.testing`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from banger.errors import Busy, HostError, VmmError
+from banger.host import ProcessIdentity
+
+if TYPE_CHECKING:
+    from banger.testing import SimulatedHost
+
+SSH_BANNER = "SSH-2.0-OpenSSH_simulated"
+_FORWARD = re.compile(r"hostfwd=tcp:([^:]*):(\d+)-")
+_SOCKET = re.compile(r"(?:^|[=,])unix:([^,]+)")
+
+
+@dataclass
+class SimulatedProcess:
+    """A process of the simulated host."""
+
+    identity: ProcessIdentity
+    argv: tuple[str, ...]
+    alive: bool = True
+
+    @property
+    def sockets(self) -> list[Path]:
+        """The sockets that its command line makes it listen on (`unix:PATH`)."""
+        return [Path(match[1]) for argument in self.argv if (match := _SOCKET.search(argument))]
+
+
+class SimulatedProcesses:
+    """`banger.host.Processes` in memory.
+
+    `on_start` is told of every new process; `unkillable` ones survive SIGKILL; `next_pid` may be set to reuse a pid.
+    """
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.on_start: Callable[[SimulatedProcess], None] | None = None
+        self.unkillable: set[ProcessIdentity] = set()
+        self.next_pid = 1000
+        self.all: list[SimulatedProcess] = []
+        self._host = host
+        self._clock = itertools.count(5000)
+
+    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        if not argument:
+            raise ValueError("an empty argument is in every command line")
+        found = [p.identity for p in self.all if p.alive and any(argument in part for part in p.argv)]
+        return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
+
+    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
+        if self._host.tools.which(argv[0]) is None:
+            raise HostError(f"{argv[0]} is not installed on this host", hint=f"install {argv[0]}")
+        with self._host.effect(f"processes.start {argv[0]}"):
+            if self._host.files.status(log) is None:
+                self._host.files.put(log, b"")
+            process = self.add(argv)
+            for socket in process.sockets:
+                self._host.files.put(socket, b"")
+        if self.on_start is not None:
+            self.on_start(process)
+        return process.identity
+
+    def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
+        return not any(each.alive and each.identity == process for each in self.all)
+
+    def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
+        with self._host.effect(f"processes.kill {process.pid}"):
+            if process in self.unkillable:
+                raise Busy(f"process {process.pid} is still there {timeout_s:g} s after SIGKILL")
+            self.end(process)
+
+    def add(self, argv: Sequence[str]) -> SimulatedProcess:
+        """A process that was not started by us; no effect is counted."""
+        process = SimulatedProcess(ProcessIdentity(self.next_pid, next(self._clock)), tuple(argv))
+        self.next_pid += 1
+        self.all.append(process)
+        return process
+
+    def end(self, process: ProcessIdentity) -> None:
+        """It ends by itself."""
+        for each in self.all:
+            if each.identity == process:
+                each.alive = False
+
+    def end_all(self) -> None:
+        for each in self.all:
+            each.alive = False
+
+
+class SimulatedQmp:
+    """`banger.host.Qmp` of the live processes that listen on the socket. `deaf`: sockets where nobody answers.
+
+    `ignores_powerdown`: sockets whose guest does not react to the power button or to keys.
+    """
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.deaf: set[Path] = set()
+        self.ignores_powerdown: set[Path] = set()
+        self.answers: dict[str, Any] = {"query-status": {"status": "running", "running": True}}
+        self._host = host
+
+    def query(self, socket: Path, command: str, timeout_s: float = 5.0) -> Any:
+        if not command.startswith("query-"):
+            raise ValueError(f"{command} is not a query")
+        self._listener(socket, command)
+        if command not in self.answers:
+            raise VmmError(f"QEMU refused `{command}`: The command {command} has not been found")
+        return self.answers[command]
+
+    def execute(
+        self, socket: Path, command: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 5.0
+    ) -> Any:
+        if command.startswith("query-"):
+            return self.query(socket, command, timeout_s)
+        with self._host.effect(f"qmp.execute {command}"):
+            process = self._listener(socket, command)
+            asks_guest = command in ("system_powerdown", "send-key")
+            if command == "quit" or (asks_guest and socket not in self.ignores_powerdown):
+                self._host.processes.end(process)
+        return self.answers.get(command, {})
+
+    def _listener(self, socket: Path, command: str) -> ProcessIdentity:
+        process = self._host.processes.find(str(socket))
+        if process is None or socket in self.deaf:
+            raise VmmError(f"QEMU did not answer `{command}` on {socket}: Connection refused")
+        return process
+
+
+class SimulatedNetwork:
+    """`banger.host.NetworkView`. A live process that forwards a host port (`hostfwd=`) has a guest with an sshd there.
+
+    `taken`: ports that another program listens on; `silent`: forwarded ports whose guest does not answer;
+    `banners`: what else answers, by port.
+    """
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.taken: set[int] = set()
+        self.silent: set[int] = set()
+        self.banners: dict[int, str] = {}
+        self._host = host
+
+    def port_is_free(self, host: str, port: int) -> bool:
+        return port not in self.taken and port not in self.banners and port not in self._forwarded()
+
+    def ssh_banner(self, host: str, port: int, timeout_s: float) -> str | None:
+        if port in self.silent:
+            return None
+        return self.banners.get(port, SSH_BANNER if port in self._forwarded() else None)
+
+    def _forwarded(self) -> set[int]:
+        arguments = [argument for process in self._host.processes.all if process.alive for argument in process.argv]
+        return {int(match[2]) for argument in arguments for match in _FORWARD.finditer(argument)}
+
+
+class SimulatedTools:
+    """`banger.host.Tools`. `missing`: programs that are not installed; `kvm`: whether a guest boots under KVM."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self.missing: set[str] = set()
+        self.kvm = False
+        self._host = host
+
+    def which(self, program: str) -> Path | None:
+        return None if Path(program).name in self.missing else Path("/usr/bin") / program
+
+    def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
+        return self.kvm
+
+    def make_ssh_key(self, path: Path, comment: str) -> None:
+        with self._host.effect(f"tools.make_ssh_key {path}"):
+            self._host.files.put(path.with_name(path.name + ".pub"), f"ssh-ed25519 AAAAsimulated {comment}\n".encode())
+            self._host.files.put(path, b"simulated private key\n")

@@ -1,0 +1,21 @@
+"""What a playbook may say of an imported image. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Format", "ImportOptions"]
+
+Format = Literal["ext4", "qcow2", "disk", "tar"]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """`kernel` and `initrd` are files on the host; without them the image's own kernel is used and an initrd made."""
+
+    path: str
+    format: Literal["auto", "ext4", "qcow2", "disk", "tar"] = "auto"
+    """`disk` is a raw disk with a partition table; `tar` may be compressed with gzip, bzip2, xz or zstd."""
+    kernel: str | None = None
+    initrd: str | None = None

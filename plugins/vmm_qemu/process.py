@@ -1,0 +1,165 @@
+"""A running QEMU as a resource: started until it answers, ended by asking the guest first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from banger.errors import HostError, VmmError
+from banger.host import Host, HostView, ProcessIdentity
+from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
+from banger.types import Size
+
+from .machine import Accelerator, Machine, command
+
+__all__ = ["GUEST_SHUTDOWN_S", "QemuProcess"]
+
+START_S = 30.0
+"""QEMU answers on its socket after some 0.1 s; more means a machine that is out of breath."""
+GUEST_SHUTDOWN_S = 20.0
+"""How long a guest may take to stop its services, before its machine is switched off."""
+_QUIT_S = 5.0
+_SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108, one of them the final NUL
+_LOG_TAIL_LINES = 8
+
+
+@dataclass(frozen=True)
+class QemuProcess(Resource):
+    """The QEMU process of a VM, known by the control socket in its command line.
+
+    Without `machine` (made from a recorded handle) it can be looked for and ended, not started.
+    """
+
+    key: str
+    directory: Path
+    api_socket: Path
+    needs: tuple[str, ...] = ()
+    machine: Machine | None = None
+    lifetime = Lifetime.BOOT
+    stage = "launch_vmm"
+
+    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
+        process = self._find(host, recorded)
+        if process is None:
+            return Absent()
+        handle: Handle = {"pid": process.pid, "start_time": process.start_time, "api_socket": str(self.api_socket)}
+        if recorded is None or _identity(recorded) != process:
+            return Present(handle)
+        handle = {**recorded, **handle}
+        differences = self._differences(recorded)
+        return Drifted(handle, differences, in_place=False) if differences else Present(handle)
+
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        if self.machine is None:
+            raise ValueError(f"{self.key} was made from a handle and cannot be started")
+        _check_socket_path(self.api_socket)
+        stage("probing KVM")
+        accelerator: Accelerator = "kvm" if host.tools.kvm_boots(self.machine.kernel, self.machine.initrd) else "tcg"
+        stage(f"starting QEMU ({accelerator})")
+        process = self._find(host, None)
+        if process is None:
+            host.files.remove(self.api_socket)  # a dead QEMU's; nobody answers on it
+            process = host.processes.start(
+                command(self.machine, self.api_socket, accelerator), log=self._log, cwd=self.directory
+            )
+        try:
+            self._wait_until_running(host, process)
+        except BaseException:
+            host.processes.kill(process)
+            raise
+        return {
+            "pid": process.pid,
+            "start_time": process.start_time,
+            "api_socket": str(self.api_socket),
+            "accelerator": accelerator,
+            "vcpus": self.machine.vcpus,
+            "memory_bytes": self.machine.memory_bytes,
+            "machine": self.machine.digest,
+        }
+
+    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        process = self._find(host, handle)
+        if process is not None and not self._shut_down(host, process, stage):
+            stage("stopping QEMU")
+            with contextlib.suppress(VmmError):  # it may be past answering; it is killed then
+                host.qmp.execute(self.api_socket, "quit")
+            if not host.processes.wait(process, _QUIT_S):
+                host.processes.kill(process)
+        host.files.remove(self.api_socket)
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "qemu.log"
+
+    def _find(self, host: HostView, handle: Handle | None) -> ProcessIdentity | None:
+        return host.processes.find(str(self.api_socket), _identity(handle))
+
+    def _differences(self, recorded: Handle) -> tuple[str, ...]:
+        """What of the machine has been changed since it was started, in the user's words."""
+        if self.machine is None or recorded.get("machine", self.machine.digest) == self.machine.digest:
+            return ()
+        had, has = recorded, self.machine
+        named = []
+        if had.get("vcpus", has.vcpus) != has.vcpus:
+            named.append(f"vcpus {had['vcpus']} -> {has.vcpus}")
+        if had.get("memory_bytes", has.memory_bytes) != has.memory_bytes:
+            named.append(f"memory {Size(had['memory_bytes'])} -> {Size(has.memory_bytes)}")
+        return tuple(named) or ("its disks, network or kernel have changed",)
+
+    def _wait_until_running(self, host: Host, process: ProcessIdentity) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            if host.processes.wait(process, 0.02):
+                raise VmmError(f"QEMU ended as soon as it was started:\n{self._log_tail(host)}")
+            try:
+                status = host.qmp.query(self.api_socket, "query-status", timeout_s=1.0)
+            except VmmError as error:
+                if time.monotonic() > deadline:
+                    raise VmmError(f"QEMU does not answer {START_S:.0f} s after its start: {error}") from error
+                continue
+            if status["status"] == "running":
+                return
+            raise VmmError(f"QEMU has started, but its machine is {status['status']}:\n{self._log_tail(host)}")
+
+    def _log_tail(self, host: HostView) -> str:
+        if host.files.status(self._log) is None:
+            return "  (it said nothing)"
+        lines = host.files.read(self._log)[-8192:].decode("utf-8", "replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:]) or "  (it said nothing)"
+
+    def _shut_down(self, host: Host, process: ProcessIdentity, stage: Stage) -> bool:
+        """Ask the guest to end; whether it did in time.
+
+        Ctrl-Alt-Del, because the first process of a guest hears it without any daemon's help. It means "reboot", and
+        a reboot ends the machine.
+        """
+        stage("shutting the guest down")
+        keys = [{"type": "qcode", "data": code} for code in ("ctrl", "alt", "delete")]
+        try:
+            host.qmp.execute(self.api_socket, "send-key", {"keys": keys})
+        except VmmError:
+            return host.processes.wait(process, 0.0)
+        return host.processes.wait(process, GUEST_SHUTDOWN_S)
+
+
+def _identity(handle: Handle | None) -> ProcessIdentity | None:
+    if not handle or "pid" not in handle or "start_time" not in handle:
+        return None
+    return ProcessIdentity(handle["pid"], handle["start_time"])
+
+
+def _check_socket_path(path: Path) -> None:
+    length_bytes = len(os.fsencode(path))
+    if length_bytes > _SOCKET_PATH_BYTES:
+        raise HostError(
+            f"QEMU's control socket {path} has a path of {length_bytes} bytes, and {_SOCKET_PATH_BYTES} is the most",
+            hint="choose a shorter $BANGER_HOME",
+        )
+    if "," in str(path):
+        raise HostError(
+            f"QEMU's control socket {path} has a comma in its path, by which its process could not be found again",
+            hint="choose a $BANGER_HOME without a comma",
+        )

@@ -1,0 +1,68 @@
+"""Processes, real and simulated."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from banger.errors import HostError
+from banger.host import Host, ProcessIdentity
+
+
+@pytest.fixture
+def marker() -> str:
+    return f"/tmp/{uuid.uuid4()}.sock"
+
+
+@pytest.fixture
+def started(host: Host, tmp_path: Path, marker: str) -> Iterator[ProcessIdentity]:
+    """A process that waits, with the marker as part of an argument."""
+    argv = [sys.executable, "-S", "-c", "import signal; signal.pause()", f"unix:{marker}"]
+    process = host.processes.start(argv, log=tmp_path / "log", cwd=tmp_path)
+    yield process
+    host.processes.kill(process)
+
+
+def test_find_by_part_of_an_argument(host: Host, started: ProcessIdentity, marker: str) -> None:
+    assert host.processes.find(marker) == started
+    assert host.processes.find(marker, started) == started
+    assert host.processes.find(marker + "x") is None
+
+
+def test_find_a_wrong_hint_is_overruled(host: Host, started: ProcessIdentity, marker: str) -> None:
+    for hint in (
+        ProcessIdentity(started.pid, started.start_time + 1),
+        ProcessIdentity(started.pid + 1, started.start_time),
+        ProcessIdentity(1, 0),
+    ):
+        assert host.processes.find(marker, hint) == started
+    assert host.processes.find("/no/such/thing.sock", started) is None
+
+
+def test_kill_a_process_is_gone_for_find_and_wait(host: Host, started: ProcessIdentity, marker: str) -> None:
+    assert not host.processes.wait(started, 0)
+    host.processes.kill(started)
+    assert host.processes.wait(started, 0)
+    assert host.processes.find(marker, started) is None
+    host.processes.kill(started)
+
+
+def test_kill_another_process_of_the_same_pid_is_not_touched(host: Host, started: ProcessIdentity, marker: str) -> None:
+    host.processes.kill(ProcessIdentity(started.pid, started.start_time - 1))
+    assert host.processes.find(marker) == started
+    assert host.processes.wait(ProcessIdentity(started.pid, started.start_time - 1), 0)
+
+
+def test_start_a_missing_program_is_a_host_error(host: Host, tmp_path: Path) -> None:
+    if hasattr(host.tools, "missing"):
+        host.tools.missing.add("no-such-program")
+    with pytest.raises(HostError, match="not installed"):
+        host.processes.start(["no-such-program"], log=tmp_path / "log", cwd=tmp_path)
+
+
+def test_start_makes_its_log(host: Host, started: ProcessIdentity, tmp_path: Path) -> None:
+    assert host.files.status(tmp_path / "log") is not None
