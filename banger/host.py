@@ -175,7 +175,7 @@ class ProcessesView(Protocol):
     """Looking at processes."""
 
     def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
-        """The live process whose command line holds `argument` as (part of) an argument. A zombie is dead.
+        """The live process with `argument` in its command line, whole or as an option's value. A zombie is dead.
 
         `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
         wins. Only when the hint fails are all command lines read.

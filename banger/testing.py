@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from banger.errors import BangerError
-from banger.simulated_ext4 import SimulatedExt4
-from banger.simulated_files import SimulatedFiles
-from banger.simulated_processes import (
+from banger.simulated.ext4 import SimulatedExt4
+from banger.simulated.files import SimulatedFiles
+from banger.simulated.processes import (
     SimulatedNetwork,
     SimulatedProcess,
     SimulatedProcesses,
     SimulatedQmp,
     SimulatedTools,
 )
-from banger.simulated_tree import View
+from banger.simulated.tree import View
 from banger.types import GuestFile
 
 __all__ = ["SimulatedCrash", "SimulatedHost", "SimulatedProcess"]

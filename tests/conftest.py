@@ -1,32 +1,32 @@
-"""A guard around every test: none may leave a child process, or a file in the temporary directory, behind."""
+"""A guard around every test: none may leave a child process, or a temporary file, behind."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_OURS = ("banger-", ".banger-")
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """A temporary directory of this process's own, so that test runs side by side do not see each other's files."""
-    directory = tempfile.mkdtemp(prefix="bt")
-    os.environ["TMPDIR"] = tempfile.tempdir = directory
-    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for temporary files that no other program uses, for us and for what we start."""
+    directory = tmp_path_factory.mktemp("t")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(directory))
+        patch.setattr(tempfile, "tempdir", str(directory))
+        yield directory
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    children, files = _children(), _temporary_files()
+def nothing_is_left_behind(temporary_files: Path) -> Iterator[None]:
+    children, files = _children(), set(temporary_files.iterdir())
     yield
     left = sorted(_children() - children)
     assert not left, f"the test left processes behind: {[_command_line(pid) for pid in left]}"
-    left_files = sorted(_temporary_files() - files)
+    left_files = sorted(set(temporary_files.iterdir()) - files)
     assert not left_files, f"the test left files behind: {left_files}"
 
 
@@ -46,7 +46,3 @@ def _words(path: Path) -> list[str]:
 def _command_line(pid: int) -> str:
     """Empty for a zombie."""
     return " ".join(_words(Path(f"/proc/{pid}/cmdline"))).replace("\0", " ")
-
-
-def _temporary_files() -> set[str]:
-    return {entry.name for entry in Path(tempfile.gettempdir()).iterdir() if entry.name.startswith(_OURS)}

@@ -86,18 +86,19 @@ def module_order(read: Reader, base: str, names: Sequence[str]) -> list[str]:
     aliases = _aliases(_lines(read, f"{base}/modules.alias"))
     soft = _soft_dependencies(_lines(read, f"{base}/modules.softdep"))
     ordered: list[str] = []
+    reached: set[str] = set()
 
     def add(path: str) -> None:
-        if path in ordered:
+        if path in reached:  # also while its own needs are being added: soft dependencies may go in circles
             return
+        reached.add(path)
         for name in soft.get(_module_name(path), ()):
             found = paths.get(name) or paths.get(aliases.get(name, ""))
-            if found is not None and found != path:
+            if found is not None:
                 add(found)
         for needed in reversed(depends.get(path, [])):
             add(needed)
-        if path not in ordered:
-            ordered.append(path)
+        ordered.append(path)
 
     for name in names:
         if name in paths:

@@ -30,14 +30,14 @@ class LinuxProcesses:
     """See `banger.host.Processes`."""
 
     def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
-        """The live process that has `argument` as (part of) an argument of its command line.
+        """The live process whose command line `names` this argument.
 
         `hint` is looked at first. Of several, the one that started first. We ourselves are never the answer.
         """
         if not argument:
             raise ValueError("an empty argument is in every command line")
         wanted = os.fsencode(argument)
-        if hint is not None and _start_time(hint.pid) == hint.start_time and wanted in _command_line(hint.pid):
+        if hint is not None and _start_time(hint.pid) == hint.start_time and _mentions(hint.pid, wanted):
             return hint
         ourselves = os.getpid()
         found = [
@@ -143,8 +143,18 @@ def _all_pids() -> list[int]:
     return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
 
 
+def names(argument: bytes, wanted: bytes) -> bool:
+    """Whether an argument is this one, or an option list with it as a value: `PATH`, `…,path=PATH,…`, `unix:PATH,…`.
+
+    A program that only talks to a VMM, or reads its log, has the path elsewhere in its words.
+    """
+    begin = argument.find(wanted)
+    before, after = argument[:begin], argument[begin + len(wanted) :]
+    return begin >= 0 and (not before or before.endswith((b"=", b"unix:"))) and (not after or after.startswith(b","))
+
+
 def _mentions(pid: int, wanted: bytes) -> bool:
-    return any(wanted in part for part in _command_line(pid).split(b"\0"))
+    return any(names(part, wanted) for part in _command_line(pid).split(b"\0"))
 
 
 def _command_line(pid: int) -> bytes:

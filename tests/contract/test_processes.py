@@ -33,6 +33,16 @@ def test_find_by_part_of_an_argument(host: Host, started: ProcessIdentity, marke
     assert host.processes.find(marker + "x") is None
 
 
+def test_find_is_not_who_only_talks_to_it(host: Host, tmp_path: Path, marker: str) -> None:
+    argv = [sys.executable, "-S", "-c", "import signal; signal.pause()", f"UNIX-CONNECT:{marker}", f"{marker}.log"]
+    process = host.processes.start(argv, log=tmp_path / "log", cwd=tmp_path)
+    try:
+        assert host.processes.find(marker) is None
+        assert host.processes.find(marker, process) is None
+    finally:
+        host.processes.kill(process)
+
+
 def test_find_a_wrong_hint_is_overruled(host: Host, started: ProcessIdentity, marker: str) -> None:
     for hint in (
         ProcessIdentity(started.pid, started.start_time + 1),

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.guestconfig": VALUES | {"banger.host"},
     "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.resource"},
     "banger.linux": VALUES | {"banger.linux", "banger.host"},
-    "banger.simulated": VALUES | {"banger.simulated", "banger.linux", "banger.host"},
+    "banger.simulated": VALUES | {"banger.simulated", "banger.testing", "banger.linux", "banger.host"},
     "banger.testing": VALUES | {"banger.simulated", "banger.linux", "banger.host"},
     "banger.core": DECLARING | {"banger.core"},
     "banger.cli": DECLARING | {"banger.cli", "banger.core", "banger.linux"},

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -305,25 +308,37 @@ print([(i.mode, i.uid, i.gid) for i in ext4.lookup(copy, ["/", "/in", "/.ssh"]).
 """
 
 
-def test_ordinary_user_makes_patches_and_copies_disks_of_root(tmp_path: Path) -> None:
-    if os.geteuid() == 0 and which("setpriv") is None:
-        pytest.skip("needs setpriv to become an ordinary user")
-    if os.geteuid() == 0:
-        package = tmp_path / "code"
-        package.mkdir()
-        run(["cp", "-r", ROOT / "banger", package], timeout_s=30)
-        run(["chmod", "-R", "a+rX", package], timeout_s=30)
-        for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            directory.chmod(0o755)
-        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "-i", "PATH=/usr/bin:/bin"]
-        python = ["/usr/bin/python3"] if Path(sys.executable).resolve().is_relative_to("/root") else [sys.executable]
-    else:
-        package, become, python = ROOT, ["env"], [sys.executable]
-    home = tmp_path / "home"
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user can reach; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="banger-test-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def reachable_python(become: list[str]) -> str:
+    """An interpreter that the ordinary user can run: ours may lie in a directory that is closed to others."""
+    for python in (str(Path(sys.executable).resolve()), "/usr/bin/python3"):
+        probe = [*become, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if subprocess.run(probe, capture_output=True, check=False, cwd="/").returncode == 0:
+            return python
+    pytest.skip("needs a Python that an ordinary user can run")
+
+
+def test_ordinary_user_makes_patches_and_copies_disks_of_root(open_directory: Path) -> None:
+    code, home = open_directory / "code", open_directory / "home"
+    shutil.copytree(ROOT / "banger", code / "banger", ignore=shutil.ignore_patterns("__pycache__"))
+    run(["chmod", "-R", "a+rX", code], timeout_s=30)
     home.mkdir()
+    become: list[str] = []
     if os.geteuid() == 0:
+        if which("setpriv") is None:
+            pytest.skip("needs setpriv to become an ordinary user")
         os.chown(home, 65534, 65534)
-    command = [*become, f"PYTHONPATH={package}", "PYTHONDONTWRITEBYTECODE=1", *python, "-c", ORDINARY, str(home)]
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environment = ["env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={code}", "PYTHONDONTWRITEBYTECODE=1"]
+    python = reachable_python([*become, *environment])
+    command = [*become, *environment, python, "-c", ORDINARY, str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

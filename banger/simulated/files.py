@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from banger.errors import BangerError, DiskError
 from banger.host import FileStatus
-from banger.simulated_tree import Tree
+from banger.simulated.tree import Tree
 
 if TYPE_CHECKING:
     from banger.testing import SimulatedHost

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from banger.errors import Busy, HostError, VmmError
 from banger.host import ProcessIdentity
+from banger.linux.process import names
 
 if TYPE_CHECKING:
     from banger.testing import SimulatedHost
 
 SSH_BANNER = "SSH-2.0-OpenSSH_simulated"
 _FORWARD = re.compile(r"hostfwd=tcp:([^:]*):(\d+)-")
-_SOCKET = re.compile(r"(?:^|[=,])unix:([^,]+)")
+_SOCKET = re.compile(r"(?:^unix:|^socket,.*,path=)([^,]+)")
 
 
 @dataclass
@@ -30,7 +31,7 @@ class SimulatedProcess:
 
     @property
     def sockets(self) -> list[Path]:
-        """The sockets that its command line makes it listen on (`unix:PATH`)."""
+        """The sockets that its command line makes it listen on (`unix:PATH`, `socket,…,path=PATH`)."""
         return [Path(match[1]) for argument in self.argv if (match := _SOCKET.search(argument))]
 
 
@@ -51,7 +52,9 @@ class SimulatedProcesses:
     def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
         if not argument:
             raise ValueError("an empty argument is in every command line")
-        found = [p.identity for p in self.all if p.alive and any(argument in part for part in p.argv)]
+        found = [
+            p.identity for p in self.all if p.alive and any(names(part.encode(), argument.encode()) for part in p.argv)
+        ]
         return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
 
     def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:

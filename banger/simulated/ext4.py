@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from banger.errors import BangerError, Busy, DiskError
 from banger.host import Inode, Node
 from banger.linux.guest_paths import follow
-from banger.simulated_tree import Tree, View
+from banger.simulated.tree import Tree, View
 from banger.types import GuestFile
 
 if TYPE_CHECKING:

@@ -1,0 +1,363 @@
+"""QEMU as a resource: its command line, its manners on a simulated host, and a real guest where one can boot."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import banger_network_user
+import banger_vmm_qemu as plugin
+import pytest
+from banger_vmm_qemu.machine import Machine, command
+from banger_vmm_qemu.process import QemuProcess
+
+from banger.errors import HostError, VmmError
+from banger.host import Node
+from banger.linux.host import LinuxHost
+from banger.resource import Absent, Drifted, Lifetime, Present
+from banger.testing import SimulatedHost
+from banger.types import (
+    Disk,
+    HostKey,
+    Image,
+    ImageFacts,
+    Network,
+    Nic,
+    SshEndpoint,
+    TapAttachment,
+    UserAttachment,
+    Vm,
+)
+
+NIC = Nic("lab", "user", "52:54:00:01:02:03", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 22200))
+VM = Vm(
+    *("id1", "web-1", Path("/vms/id1"), "debian", 2, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, ()),
+    host_key=HostKey("private", "public"),
+)
+IMAGE = Image("debian", "digest", Path("/images/debian"), ImageFacts(None, "6.1", 2**29))
+DISKS = (Disk(IMAGE.rootfs, read_only=True, role="root"), Disk(VM.root_overlay, role="upper"))
+USER = UserAttachment(True, (("127.0.0.1", 22200, 22),))
+ROOT = ("banger.root=overlay", "banger.lower=/dev/vda", "banger.upper=/dev/vdb")
+
+
+def silently(_: str) -> None:
+    """A progress display that shows nothing."""
+
+
+def qemu(vm: Vm = VM, attachment: UserAttachment | TapAttachment = USER) -> QemuProcess:
+    (resource,) = plugin.launch_vmm(vm, IMAGE, DISKS, attachment, ROOT, ("web-1/directory",))
+    assert isinstance(resource, QemuProcess)
+    return resource
+
+
+def machine(attachment: UserAttachment | TapAttachment = USER) -> Machine:
+    found = qemu(attachment=attachment).machine
+    assert found is not None
+    return found
+
+
+def values(argv: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(argv) if name == option]
+
+
+# --- the command line ---
+
+
+def test_command_attaches_disks_in_order_and_the_image_read_only() -> None:
+    argv = command(machine(), VM.api_socket, "tcg")
+    assert values(argv, "-drive") == [
+        "if=none,id=disk0,format=raw,readonly=on,file=/images/debian/rootfs.ext4",
+        "if=none,id=disk1,format=raw,discard=unmap,file=/vms/id1/root.ext4",
+    ]
+    assert [value for value in values(argv, "-device") if "blk" in value] == [
+        "virtio-blk-pci,drive=disk0",
+        "virtio-blk-pci,drive=disk1",
+    ]
+
+
+def test_command_has_nothing_but_what_is_named() -> None:
+    argv = command(machine(), VM.api_socket, "tcg")
+    assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(argv)
+    assert values(argv, "-display") == ["none"]
+    assert values(argv, "-qmp") == ["unix:/vms/id1/api.sock,server=on,wait=off"]
+    assert values(argv, "-m") == ["512M"] and values(argv, "-smp") == ["2"]
+    assert values(argv, "-append")[0].startswith("console=ttyS0 net.ifnames=0 panic=-1 ")
+    assert values(argv, "-append")[0].endswith(" ".join(ROOT))
+
+
+@pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max")])
+def test_command_of_an_accelerator_has_its_processor(accelerator: Any, cpu: str) -> None:
+    argv = command(machine(), VM.api_socket, accelerator)
+    assert values(argv, "-accel")[0].startswith(accelerator)
+    assert values(argv, "-cpu") == [cpu]
+    assert ("modprobe.blacklist" in values(argv, "-append")[0]) == (accelerator == "tcg")
+
+
+@pytest.mark.parametrize(("outbound", "restrict"), [(True, "off"), (False, "on")])
+def test_command_of_a_user_network_forwards_ssh_and_restricts_the_rest(outbound: bool, restrict: str) -> None:
+    argv = command(machine(replace(USER, outbound=outbound)), VM.api_socket, "tcg")
+    assert values(argv, "-netdev") == [
+        f"user,id=net0,ipv6=off,restrict={restrict},hostfwd=tcp:127.0.0.1:22200-10.0.2.15:22"
+    ]
+
+
+def test_command_of_a_tap_runs_no_scripts() -> None:
+    argv = command(machine(TapAttachment("bt-1")), VM.api_socket, "tcg")
+    assert values(argv, "-netdev") == ["tap,id=net0,ifname=bt-1,script=no,downscript=no"]
+
+
+def test_command_of_paths_with_commas_has_them_doubled() -> None:
+    odd = replace(machine(), disks=(Disk(Path("/a,b/c")),), console_log=Path("/d,e"))
+    argv = command(odd, VM.api_socket, "tcg")
+    assert values(argv, "-drive")[0].endswith("file=/a,,b/c")
+    assert values(argv, "-chardev") == ["file,id=console,path=/d,,e"]
+
+
+# --- on a simulated host ---
+
+
+@pytest.fixture
+def host() -> SimulatedHost:
+    host = SimulatedHost()
+    host.files.make_directory(VM.directory)
+    return host
+
+
+def test_process_is_absent_then_present_then_absent(host: SimulatedHost) -> None:
+    resource = qemu()
+    assert (resource.key, resource.needs, resource.lifetime) == ("web-1/vmm", ("web-1/directory",), Lifetime.BOOT)
+    assert resource.observe(host, None) == Absent()
+    stages: list[str] = []
+    handle = resource.create(host, {}, stages.append)
+    assert stages == ["probing KVM", "starting QEMU (tcg)"]
+    assert {"pid", "start_time", "api_socket", "accelerator"} <= set(handle)
+    assert resource.observe(host, handle) == Present(handle)
+    resource.remove(host, handle, stages.append)
+    assert stages[2:] == ["shutting the guest down"]
+    assert resource.observe(host, handle) == Absent()
+    assert host.files.status(VM.api_socket) is None
+
+
+def test_process_is_found_again_without_any_record(host: SimulatedHost) -> None:  # seed S4
+    handle = qemu().create(host, {}, silently)
+    seen = qemu().observe(host, None)
+    assert isinstance(seen, Present)
+    assert {key: handle[key] for key in seen.handle} == seen.handle
+    stale = {**handle, "pid": 1, "start_time": 1}
+    assert qemu().observe(host, stale) == seen
+
+
+def test_process_of_a_host_where_kvm_boots_uses_it(host: SimulatedHost) -> None:
+    host.tools.kvm = True
+    assert qemu().create(host, {}, silently)["accelerator"] == "kvm"
+
+
+def test_process_whose_machine_was_changed_needs_a_restart_and_says_why(host: SimulatedHost) -> None:
+    handle = qemu().create(host, {}, silently)
+    grown = qemu(replace(VM, vcpus=4, memory_bytes=2**30))
+    assert grown.observe(host, handle) == Drifted(handle, ("vcpus 2 -> 4", "memory 512MiB -> 1GiB"), in_place=False)
+    rewired = qemu(attachment=replace(USER, outbound=False))
+    assert rewired.observe(host, handle) == Drifted(
+        handle, ("its disks, network or kernel have changed",), in_place=False
+    )
+
+
+def test_process_that_is_already_gone_is_removed_with_its_socket(host: SimulatedHost) -> None:
+    handle = qemu().create(host, {}, silently)
+    host.processes.end_all()
+    qemu().remove(host, handle, silently)
+    qemu().remove(host, None, silently)
+    assert host.files.status(VM.api_socket) is None
+
+
+def test_process_whose_guest_ignores_keys_is_told_to_quit(host: SimulatedHost) -> None:
+    handle = qemu().create(host, {}, silently)
+    host.qmp.ignores_powerdown.add(VM.api_socket)
+    qemu().remove(host, handle, silently)
+    assert "qmp.execute quit" in host.effects and not any("kill" in effect for effect in host.effects)
+    assert qemu().observe(host, handle) == Absent()
+
+
+def test_process_that_answers_nobody_is_killed(host: SimulatedHost) -> None:
+    handle = qemu().create(host, {}, silently)
+    host.qmp.deaf.add(VM.api_socket)
+    qemu().remove(host, handle, silently)
+    assert f"processes.kill {handle['pid']}" in host.effects
+
+
+def test_process_that_dies_at_once_says_what_it_said(host: SimulatedHost) -> None:
+    def die(process: Any) -> None:
+        host.files.put(VM.directory / "qemu.log", b"qemu: could not open disk\n")
+        host.processes.end(process.identity)
+
+    host.processes.on_start = die
+    with pytest.raises(VmmError, match="could not open disk"):
+        qemu().create(host, {}, silently)
+    assert qemu().observe(host, None) == Absent()
+
+
+def test_process_that_was_started_but_not_recorded_is_taken_over(host: SimulatedHost) -> None:
+    first = qemu().create(host, {}, silently)
+    assert qemu().create(host, {}, silently)["pid"] == first["pid"]
+    assert len(host.processes.all) == 1
+
+
+@pytest.mark.parametrize(("directory", "said"), [("/" + "x" * 120, "130 bytes"), ("/a,b", "comma")])
+def test_process_with_an_impossible_socket_path_asks_for_another_home(
+    host: SimulatedHost, directory: str, said: str
+) -> None:
+    with pytest.raises(HostError, match=said) as caught:
+        qemu(replace(VM, directory=Path(directory))).create(host, {}, silently)
+    assert "$BANGER_HOME" in (caught.value.hint or "")
+    assert not host.processes.all
+
+
+def test_handles_of_a_vmm_stand_for_a_process_that_can_be_removed(host: SimulatedHost) -> None:
+    handle = qemu().create(host, {}, silently)
+    handles = {"web-1/vmm": handle, "web-1/root/upper": {}, "web-2/vmm": {"pid": 7}}
+    (resource,) = plugin.teardown_handles(VM, handles)
+    assert resource.key == "web-1/vmm"
+    assert resource.observe(host, handle) == Present(handle)
+    resource.remove(host, handle, silently)
+    assert not any(process.alive for process in host.processes.all)
+
+
+# --- for real ---
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name."""
+    directory = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86")
+def test_real_qemu_refuses_a_missing_disk_in_its_own_words(short: Path) -> None:
+    for name in ("vmlinuz", "initrd.img"):
+        (short / name).write_bytes(b"not a kernel")
+    image = Image("i", "d", short, IMAGE.facts)
+    (resource,) = plugin.launch_vmm(replace(VM, directory=short), image, DISKS, USER, ROOT, ())
+    with pytest.raises(VmmError, match=r"rootfs\.ext4"):
+        resource.create(_without_kvm(short), {}, silently)
+    assert resource.observe(LinuxHost(short), None) == Absent()
+
+
+def _without_kvm(cache: Path) -> LinuxHost:
+    host = LinuxHost(cache)
+    host.tools._kvm = Path("/nowhere")
+    return host
+
+
+def _image() -> Image:
+    given = os.environ.get("BANGER_TEST_IMAGE")
+    if not given:
+        pytest.skip("needs a built image: set BANGER_TEST_IMAGE to its directory")
+    return Image("debian", "digest", Path(given), IMAGE.facts)
+
+
+NETWORK_UNIT = b"""[Unit]
+DefaultDependencies=no
+Before=network.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2"
+"""
+
+
+def _upper_nodes(keys: Path) -> list[Node]:
+    for name in ("user", "host"):
+        subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", keys / name], check=True)
+    system = "/upper/etc/systemd/system"
+    return [
+        Node("/upper", "directory"),
+        Node("/work", "directory", 0o700),
+        Node("/upper/root", "directory", 0o700),
+        Node("/upper/root/.ssh", "directory", 0o700),
+        Node("/upper/root/.ssh/authorized_keys", "file", 0o600, content=(keys / "user.pub").read_bytes()),
+        Node("/upper/etc/ssh/ssh_host_ed25519_key", "file", 0o600, content=(keys / "host").read_bytes()),
+        Node("/upper/etc/hostname", "file", 0o644, content=b"web-1\n"),
+        Node(f"{system}/net.service", "file", 0o644, content=NETWORK_UNIT),
+        Node(f"{system}/sysinit.target.wants/net.service", "symlink", target="../net.service"),
+    ]
+
+
+@pytest.mark.needs_boot
+@pytest.mark.slow
+def test_real_guest_on_an_overlay_answers_ssh_and_shuts_down_cleanly(short: Path) -> None:  # seed S7
+    image, host = _image(), LinuxHost(short / "cache")
+    network = Network("lab", "user", banger_network_user.UserNetworkOptions(outbound=False))
+    nic = banger_network_user.allocate_nic(network, "id1", (), host)
+    vm = replace(VM, directory=short, nic=nic, network=network)
+    host.ext4.make(vm.root_overlay, 2**30, _upper_nodes(short))
+    disks = (Disk(image.rootfs, read_only=True, role="root"), Disk(vm.root_overlay, role="upper"))
+    attachment = banger_network_user.setup_network(vm).attachment
+    (resource,) = plugin.launch_vmm(vm, image, disks, attachment, ROOT, ())
+    handle = resource.create(host, {}, silently)
+    try:
+        deadline = time.monotonic() + 180
+        while not host.network.ssh_banner(nic.ssh.host, nic.ssh.port, 2.0):
+            assert time.monotonic() < deadline and resource.observe(host, handle) == Present(handle)
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR")
+        said = subprocess.run(
+            [
+                *("ssh", "-i", short / "user", "-p", str(nic.ssh.port), "root@127.0.0.1"),
+                *(word for option in options for word in ("-o", option)),
+                "cat /etc/hostname; findmnt -no FSTYPE /; cat < /dev/tcp/10.0.2.2/22",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert said.stdout.split() == ["web-1", "overlay"], said
+        assert "refused" in said.stderr or "timed out" in said.stderr or "unreachable" in said.stderr
+    finally:
+        stages: list[str] = []
+        resource.remove(host, handle, stages.append)
+    assert stages == ["shutting the guest down"]
+    assert resource.observe(host, handle) == Absent()
+    assert not vm.api_socket.exists()
+    assert "reboot: machine restart" in vm.console_log.read_text(errors="replace")
+
+
+BAD_ROOTS = [
+    ("banger.root=overlay", "banger.root=overlay needs banger.lower= and banger.upper="),
+    ("banger.root=/dev/vdz", "no block device /dev/vdz"),
+    ("quiet", "the kernel command line has no banger.root="),
+    ("banger.root=/dev/vda init=/sbin/none", "the root file system has no /sbin/none"),
+]
+
+
+@pytest.mark.needs_boot
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "said"), BAD_ROOTS)
+def test_real_guest_that_cannot_find_its_root_says_so_and_ends(arguments: str, said: str, short: Path) -> None:
+    image, host = _image(), _without_kvm(short / "cache")
+    vm = replace(VM, directory=short)
+    host.ext4.make(vm.root_overlay, 2**26)
+    (resource,) = plugin.launch_vmm(vm, image, (Disk(vm.root_overlay),), UserAttachment(False, ()), (arguments,), ())
+    handle = resource.create(host, {}, silently)
+    try:
+        deadline = time.monotonic() + 60
+        while resource.observe(host, handle) != Absent():
+            assert time.monotonic() < deadline, vm.console_log.read_text(errors="replace")[-2000:]
+            time.sleep(0.1)
+    finally:
+        host.processes.kill(host.processes.find(str(vm.api_socket)) or _gone(handle))
+    assert f"banger: {said}" in vm.console_log.read_text(errors="replace")
+
+
+def _gone(handle: dict[str, Any]) -> Any:
+    from banger.host import ProcessIdentity
+
+    return ProcessIdentity(handle["pid"], handle["start_time"])
