@@ -67,12 +67,17 @@ class Resource(ABC):
     key: str
     """Stable and unique: `web-1/root/upper`; a shared thing is keyed by what it belongs to: `image/<digest>/rootfs`."""
     needs: tuple[str, ...]
-    """Keys of what it stands on; made before it, removed after it. No default here: a dataclass would inherit it."""
+    """Keys of what it stands on; made before it, removed after it. By default nothing."""
     lifetime: Lifetime = Lifetime.DISK
     stage: str = ""
     """The stage name on the progress display: `prepare_work_disk`."""
     keeps: bool = False
     """Holds a user's data: it is never removed to mend it, only when its owner is destroyed."""
+
+    def __init_subclass__(cls) -> None:
+        # A default up here would become the default of a subclass's own field, and no field could follow that.
+        if "needs" not in cls.__dict__ and "needs" not in cls.__dict__.get("__annotations__", {}):
+            cls.needs = getattr(cls, "needs", ())
 
     @abstractmethod
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:

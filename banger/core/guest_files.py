@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from banger.host import Host, HostView, Node
+from banger.host import Host, HostView, Inode, Node
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
 from banger.types import GuestDisk, GuestFile
 
@@ -47,20 +47,22 @@ class GuestFiles(Resource):
         """Read what is on the disk, write what differs, take out what is no longer wanted."""
         known = self._known(host)
         host.ext4.recover(self.disk.path)
-        on_disk = {f.path: f for f in self.files}
-        there = host.ext4.read(self.disk.path, [self._disk_path(path) for path in on_disk])
-        wrong = tuple(f for f in self.files if not _same(f, there.get(self._disk_path(f.path))))
-        restored, removed = self._without(host, sorted(set(known["files"] if known else ()) - set(on_disk)))
-        directories = tuple(node for node in self.directories if self._wrong_directory(host, node))
+        disk = self.disk
+        wanted = [self._moved(f) for f in self.files]
+        there = host.ext4.read(disk.path, [f.path for f in wanted], prefix=disk.prefix, base=disk.base)
+        wrong = [f for f in wanted if not _same(f, there[f.path])]
+        gone = sorted(set(known["files"] if known else ()) - {f.path for f in self.files})
+        restored, removed = self._without(host, gone)
+        directories = self._wrong_directories(host)
         if wrong or restored or removed or directories:
             stage(f"writing {len(wrong) + len(restored)} files")
             host.ext4.patch(
-                self.disk.path,
-                [self._moved(f) for f in (*wrong, *restored)],
-                [self._below_mount(path) for path in removed],
-                directories=[_at(node, self._below_mount(node.path)) for node in directories],
-                base=self.disk.base,
-                prefix=self.disk.prefix,
+                disk.path,
+                [*wrong, *restored],
+                removed,
+                directories=directories,
+                base=disk.base,
+                prefix=disk.prefix,
             )
         document = {"files": self._digests(), "disk": _fingerprint(host, self.disk.path)}
         host.files.write(self.manifest, json.dumps(document, indent=1).encode())
@@ -70,20 +72,18 @@ class GuestFiles(Resource):
         """The files go with their disk; only the manifest is ours to remove."""
         host.files.remove(self.manifest)
 
-    def _wrong_directory(self, host: HostView, node: Node) -> bool:
-        path = self._disk_path(node.path)
-        inode = host.ext4.lookup(self.disk.path, [path])[path]
-        return inode is None or (inode.type, inode.mode, inode.uid, inode.gid) != (
-            "directory",
-            node.mode,
-            node.uid,
-            node.gid,
-        )
+    def _wrong_directories(self, host: HostView) -> list[Node]:
+        if not self.directories:
+            return []
+        wanted = [replace(node, path=self._below_mount(node.path)) for node in self.directories]
+        paths = [node.path for node in wanted]
+        there = host.ext4.lookup(self.disk.path, paths, prefix=self.disk.prefix, base=self.disk.base)
+        return [node for node in wanted if not _is_directory_as(node, there[node.path])]
 
     def _without(self, host: HostView, gone: list[str]) -> tuple[list[GuestFile], list[str]]:
         """What the image had at these paths, to be put back; and the paths where it had nothing."""
         if self.disk.base is None or self.disk.prefix:  # nothing beneath, or it shows through by itself
-            return [], gone
+            return [], [self._below_mount(path) for path in gone]
         originals = host.ext4.read(self.disk.base, gone)
         return [f for f in originals.values() if f], [path for path in gone if originals[path] is None]
 
@@ -103,11 +103,8 @@ class GuestFiles(Resource):
         """The guest's path as seen from this disk's root: `/root/.profile` is `/.profile` on the disk at /root."""
         return path.removeprefix(self.disk.mount_point.rstrip("/")) or "/"
 
-    def _disk_path(self, path: str) -> str:
-        return self.disk.prefix + self._below_mount(path)
-
     def _moved(self, f: GuestFile) -> GuestFile:
-        return GuestFile(self._below_mount(f.path), f.content, f.mode, f.uid, f.gid, f.origin)
+        return replace(f, path=self._below_mount(f.path))
 
 
 FSTAB = "/etc/fstab"
@@ -118,8 +115,9 @@ def is_below(path: str, mount_point: str) -> bool:
     return mount_point == "/" or path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
 
 
-def _at(node: Node, path: str) -> Node:
-    return Node(path, node.type, node.mode, node.uid, node.gid)
+def _is_directory_as(node: Node, inode: Inode | None) -> bool:
+    wanted = ("directory", node.mode, node.uid, node.gid)
+    return inode is not None and (inode.type, inode.mode, inode.uid, inode.gid) == wanted
 
 
 def _same(wanted: GuestFile, there: GuestFile | None) -> bool:

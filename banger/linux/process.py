@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from banger.errors import Busy, CommandError
-from banger.host import ProcessIdentity
+from banger.identity import ProcessIdentity
 from banger.linux.run import require
 
 _log = logging.getLogger(__name__)
