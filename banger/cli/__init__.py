@@ -53,9 +53,10 @@ def cli(verbose: bool) -> None:
 
     State is kept in $BANGER_HOME, by default /var/lib/banger for root and ~/.local/state/banger for others.
     """
-    import logging
+    if verbose:
+        import logging  # warnings reach stderr without it
 
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s")
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s")
 
 
 def main() -> NoReturn:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
-import shlex
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from banger.errors import Busy, CommandError
 from banger.identity import ProcessIdentity
-from banger.linux.run import require
 
-_log = logging.getLogger(__name__)
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
 
@@ -52,8 +47,14 @@ class LinuxProcesses:
 
         Raises HostError when the program is missing, CommandError when it cannot be started.
         """
+        import logging  # looking for processes, which every command does, needs none of these
+        import shlex
+        import subprocess
+
+        from banger.linux.run import require
+
         command = [str(require(argv[0])), *argv[1:]]
-        _log.debug("start: %s >>%s 2>&1 &", shlex.join(argv), shlex.quote(str(log)))
+        logging.getLogger(__name__).debug("start: %s >>%s 2>&1 &", shlex.join(argv), shlex.quote(str(log)))
         try:
             with log.open("ab") as output:
                 child = subprocess.Popen(
@@ -94,7 +95,6 @@ class LinuxProcesses:
         """SIGKILL through a pidfd; returns only when it is gone, else raises Busy."""
         with _pinned(process) as descriptor:
             if descriptor is not None:
-                _log.debug("kill -9 %d", process.pid)
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 if not _ended(descriptor, timeout_s):

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 from banger.errors import BangerError
 from banger.linux.publish import publishing, sync
@@ -32,6 +33,7 @@ class LinuxTools:
     def __init__(self, cache_directory: Path, boot_id: Callable[[], str], kvm: Path = _KVM) -> None:
         self._cache = cache_directory / "kvm.json"
         self._boot_id = boot_id
+        self._probing = Lock()
         self._kvm = kvm
 
     def which(self, program: str) -> Path | None:
@@ -42,11 +44,12 @@ class LinuxTools:
         """Whether a guest boots under KVM; at once False without access to /dev/kvm, else found out once per boot."""
         if not os.access(self._kvm, os.R_OK | os.W_OK):
             return False
-        if (known := self._remembered()) is not None:
-            return known
-        answer = self._boot(kernel, initrd)
-        self._remember(answer)
-        return answer
+        with self._probing:
+            if (known := self._remembered()) is not None:
+                return known
+            answer = self._boot(kernel, initrd)
+            self._remember(answer)
+            return answer
 
     def make_ssh_key(self, path: Path, comment: str) -> None:
         """A new ed25519 key pair without passphrase: `path` (0600) and `path`.pub; the private one appears last.
