@@ -22,9 +22,7 @@ _KEPT_LINES = 200
 
 
 @contextlib.contextmanager
-def reading(
-    argv: Sequence[str], *, on_line: Callable[[str], None] | None = None, input: IO[bytes] | None = None
-) -> Iterator[IO[bytes]]:
+def reading(argv: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> Iterator[IO[bytes]]:
     """Run a program while the block reads its stdout; `on_line` is told each line of its stderr.
 
     Leaving the block waits for the program's end and raises CommandError when it failed. An error in the block ends
@@ -37,7 +35,7 @@ def reading(
     said: list[str] = []
     environment = {**os.environ, "LC_ALL": "C"}
     with subprocess.Popen(
-        command, stdin=input or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
         assert process.stdout is not None and process.stderr is not None  # both are pipes
         listener = threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True)

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +77,14 @@ class Traces:
 
 
 def traces(banger: Banger) -> Traces:
+    mark = str(banger.home)
     return Traces(
-        processes=frozenset(_processes(str(banger.home))),
-        loops=frozenset(str(path.read_text()) for path in Path("/sys/block").glob("loop*/loop/backing_file")),
-        mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+        processes=frozenset(_processes(mark)),
+        loops=frozenset(_mentioning(mark, (p.read_text() for p in Path("/sys/block").glob("loop*/loop/backing_file")))),
+        mounts=frozenset(_mentioning(mark, Path("/proc/self/mounts").read_text().splitlines())),
         links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         files=frozenset(_files(banger.home)),
-        scratch=frozenset(path.name for path in Path("/tmp").glob("*banger*")),
+        scratch=frozenset(path.name for path in Path(tempfile.gettempdir()).glob("*banger*")),
         records=len(banger.records()),
     )
 
@@ -96,6 +99,11 @@ def _processes(mark: str) -> list[str]:
         if mark in line and int(path.parent.name) != os.getpid():
             found.append(line)
     return found
+
+
+def _mentioning(mark: str, lines: Iterable[str]) -> list[str]:
+    """Other programs come and go on this machine too; what is ours has our home in its name."""
+    return [line for line in lines if mark in line]
 
 
 def _files(home: Path) -> list[str]:

@@ -228,6 +228,14 @@ def test_archive_that_writes_through_a_symlink_stays_inside(target: str, tmp_pat
         assert root.read("/door/here/file") == b"x"
 
 
+def test_archive_that_writes_through_an_absolute_symlink_starts_at_its_own_root(tmp_path: Path) -> None:
+    with StagedRoot(tmp_path / "staging") as root:
+        link = entry("var/run", tarfile.SYMTYPE, linkname="/run")
+        read_archive(archive(entry("var", tarfile.DIRTYPE), link, (entry("var/run/kept/file"), b"x")), root)
+        assert root.names("/run") == ["kept"]
+        assert root.names("/var") == ["run"]
+
+
 def test_archive_that_replaces_a_symlink_writes_beside_its_target(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
