@@ -10,6 +10,7 @@ Plugins return resources; the core decides when to call them. What the core assu
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,10 @@ Handle = dict[str, Any]
 Needs = Mapping[str, Handle]
 """The handles of what a resource stands on, by key."""
 Stage = Callable[[str], None]
-"""Tells the progress display what is being done right now, in a few words."""
+"""Tells the progress display what is being done right now, in a few words.
+
+It is also where an interrupt is noticed: whoever waits calls it each time round, and lets what it raises pass.
+"""
 
 
 class Lifetime(Enum):
@@ -76,7 +80,7 @@ class Resource(ABC):
 
     def __init_subclass__(cls) -> None:
         # A default up here would become the default of a subclass's own field, and no field could follow that.
-        if "needs" not in cls.__dict__ and "needs" not in cls.__dict__.get("__annotations__", {}):
+        if "needs" not in cls.__dict__ and "needs" not in inspect.get_annotations(cls):
             cls.needs = getattr(cls, "needs", ())
 
     @abstractmethod

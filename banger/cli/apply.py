@@ -10,7 +10,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, forks_option, format_option, playbook_argument
 from banger.cli.render import rendering
-from banger.core.apply import Outcome
+from banger.core.apply import Interrupted, Outcome
 from banger.core.converge import ApplyOptions
 from banger.core.converge import apply as apply_playbook
 from banger.core.variables import parse_extra
@@ -41,6 +41,9 @@ def apply(
 
 
 def finish(outcomes: list[Outcome]) -> None:
-    """Exit 1 when something failed; each failure has been told already."""
-    if any(outcome.error for outcome in outcomes):
+    """Exit 130 after an interrupt, 1 when something failed; each failure has been told already."""
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if any(isinstance(error, Interrupted) for error in errors):
+        raise click.exceptions.Exit(Interrupted.exit_code)
+    if errors:
         raise click.exceptions.Exit(1)

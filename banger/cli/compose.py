@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from banger.core.configuration import Configuration
 from banger.core.handles import HandleCache
 from banger.core.home import Home
@@ -14,6 +16,7 @@ from banger.linux.host import LinuxHost, ReadOnlyHost
 
 def open_session(report: Report) -> Session:
     """Loads every plugin that is not blocked; `report` is told what happens."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # rolls back, as Ctrl-C does
     home = Home.from_environment()
     plugins = Plugins.load(Configuration.load(home).block_plugins)
     host = LinuxHost(home.cache)

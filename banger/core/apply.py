@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event as Flag
 from typing import Protocol
 
 from banger.core.plan import Action, Plan, Verb
 from banger.core.report import Report
-from banger.core.teardown import remove, tear_down
+from banger.core.teardown import remove, staging, tear_down
 from banger.errors import BangerError
 from banger.host import Host
 from banger.resource import Handle, Lifetime, Resource, Stage
@@ -66,7 +67,8 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
             if action.changes:
                 if action.verb is Verb.CREATE:
                     created.append(action.resource)
-                handles[action.resource.key] = _do(plan.subject, action, host, handles, journal, report)
+                stage = _stage(plan.subject, action.resource, report, cancelled)
+                handles[action.resource.key] = _do(plan.subject, action, host, handles, journal, stage)
                 changed += 1
                 verb = action.verb.value
                 report({"type": "done", "subject": plan.subject, "verb": verb, "resource": action.resource.key})
@@ -82,13 +84,12 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
 
 
 def _do(
-    subject: str, action: Action, host: Host, handles: Mapping[str, Handle], journal: Journal, report: Report
+    subject: str, action: Action, host: Host, handles: Mapping[str, Handle], journal: Journal, stage: Stage
 ) -> Handle:
     resource = action.resource
-    stage = _stage(subject, resource, report)
     transient = resource.lifetime is Lifetime.BOOT
     if action.verb is Verb.REMOVE:
-        remove(subject, resource, host, action.handle, report)
+        remove(resource, host, action.handle, stage)
         if transient:
             journal.forget(resource.key)
         return {}
@@ -103,9 +104,13 @@ def _do(
     return handle
 
 
-def _stage(subject: str, resource: Resource, report: Report) -> Stage:
+def _stage(subject: str, resource: Resource, report: Report, cancelled: Flag) -> Stage:
+    tell = staging(subject, resource, report)
+
     def stage(detail: str) -> None:
-        report({"type": "stage", "subject": subject, "stage": resource.stage or "apply", "detail": detail})
+        if cancelled.is_set():
+            raise Interrupted("interrupted")
+        tell(detail)
 
     return stage
 
@@ -131,19 +136,22 @@ def _roll_back(
 def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report) -> list[Outcome]:
     """Run each subject's work, `forks` at a time; one that fails leaves the others going. Order as given.
 
-    An interrupt (Ctrl-C) lets each subject end the effect it is at, rolls back, and is raised again afterwards.
+    An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`. A
+    second one stops at once, and leaves the rest to the next command.
     """
     cancelled = Flag()
     with ThreadPoolExecutor(max_workers=max(1, forks)) as pool:
         futures = [pool.submit(task, cancelled) for task in work.values()]
         try:
-            outcomes = [future.result() for future in futures]
+            wait(futures)
         except KeyboardInterrupt:
             cancelled.set()
             report({"type": "note", "subject": "", "message": "interrupted: rolling back what is half done"})
-            for future in futures:
-                future.cancel()
-            raise
+            try:
+                wait(futures)
+            except KeyboardInterrupt:
+                os._exit(Interrupted.exit_code)
+    outcomes = [future.result() for future in futures]
     for outcome in outcomes:
         report(outcome.recap)
     return outcomes

@@ -41,9 +41,9 @@ class GuestReady(Resource):
         return Present(recorded) if host.processes.find(str(self.api_socket), answered) == answered else Absent()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        stage("waiting for ssh")
         deadline = time.monotonic() + self.timeout_s
         while True:
+            stage("waiting for ssh")
             # Taken before the question, so that an answer can only come from this VMM.
             vmm = host.processes.find(str(self.api_socket), _identity(needs[self.vmm_key]))
             if vmm is None:

@@ -9,7 +9,7 @@ from banger.core.plan import ordered
 from banger.core.report import Report
 from banger.errors import Busy
 from banger.host import Host
-from banger.resource import Handle, Resource
+from banger.resource import Handle, Resource, Stage
 
 BUSY_TIMEOUT_S = 5.0
 _BUSY_PAUSE_S = 0.05
@@ -35,7 +35,7 @@ def tear_down(
             kept.update(resource.needs)
             continue
         try:
-            remove(subject, resource, host, handles.get(resource.key), report)
+            remove(resource, host, handles.get(resource.key), staging(subject, resource, report))
         except Exception as error:  # noqa: BLE001  # the point: one failure must not strand all the others
             error.add_note(f"while removing {resource.key}")
             failures.append(error)
@@ -46,12 +46,8 @@ def tear_down(
     return failures
 
 
-def remove(subject: str, resource: Resource, host: Host, handle: Handle | None, report: Report) -> None:
+def remove(resource: Resource, host: Host, handle: Handle | None, stage: Stage) -> None:
     """Remove one resource, trying again for a while as long as it is busy."""
-
-    def stage(detail: str) -> None:
-        report({"type": "stage", "subject": subject, "stage": resource.stage or "remove", "detail": detail})
-
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -62,3 +58,15 @@ def remove(subject: str, resource: Resource, host: Host, handle: Handle | None, 
             time.sleep(_BUSY_PAUSE_S)
         else:
             return
+
+
+def staging(subject: str, resource: Resource, report: Report) -> Stage:
+    """Tells the report what is being done; the same words twice in a row are told once."""
+    told: list[str] = []
+
+    def stage(detail: str) -> None:
+        if told[-1:] != [detail]:
+            told.append(detail)
+            report({"type": "stage", "subject": subject, "stage": resource.stage or "apply", "detail": detail})
+
+    return stage

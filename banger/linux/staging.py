@@ -21,7 +21,7 @@ from typing import IO
 
 from banger.errors import DiskError
 
-__all__ = ["DROPPED", "Recorded", "StagedRoot", "read_archive", "staged_mode"]
+__all__ = ["DROPPED", "LATEST_S", "Recorded", "StagedRoot", "read_archive", "staged_mode"]
 
 DROPPED = (
     "boot/initrd.img*", "dev/*", "etc/ssh/ssh_host_*", "proc/*", "run/*", "sys/*", "tmp/*",
@@ -29,6 +29,8 @@ DROPPED = (
 )  # fmt: skip
 """What never goes into an image: another initrd, what a running system fills, and what must differ between guests."""
 
+LATEST_S = 2.0**31 - 1
+"""The latest time a file can have: mke2fs(8) copies 32 bits of it, which the kernel takes to be signed."""
 _CAPABILITY = "SCHILY.xattr."
 _KEPT_ATTRIBUTES = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 _LINKS_AT_MOST = 40  # as the kernel's own path walk, path_resolution(7)
@@ -240,5 +242,4 @@ def _recorded(member: tarfile.TarInfo) -> Recorded:
 
 
 def _mtime_s(member: tarfile.TarInfo) -> float:
-    """Its time of change, kept within what ext4 can hold (1901 to 2446)."""
-    return min(max(float(member.mtime), -(2.0**31)), 2.0**33)
+    return min(max(float(member.mtime), 0.0), LATEST_S)

@@ -157,6 +157,14 @@ def test_image_of_an_archive_keeps_capabilities_and_times(tmp_path: Path) -> Non
     assert b"mtime: 0x%08x" % 1_600_000_000 in status
 
 
+@pytest.mark.parametrize(("mtime", "stored"), [(-5.0, 0), (2.0**40, 2**31 - 1), (1.5, 1)])
+def test_image_of_impossible_times_has_the_nearest_possible(mtime: float, stored: int, tmp_path: Path) -> None:
+    with StagedRoot(tmp_path / "staging") as root:
+        read_archive(archive((entry("f", mtime=mtime), b"x")), root)
+        make_rootfs(root, tmp_path / "image")
+    assert b"mtime: 0x%08x" % stored in look(tmp_path / "image", ["stat /f"])[0]
+
+
 def test_image_of_an_archive_is_clean_and_has_its_identity(tmp_path: Path) -> None:
     make(tmp_path)
     subprocess.run(["/sbin/e2fsck", "-fn", tmp_path / "image"], check=True, capture_output=True)
