@@ -11,7 +11,7 @@ from banger.errors import HostError
 from banger.host import Host, HostView
 from banger.linux.image import build_image, building_directory
 from banger.linux.pipe import reading
-from banger.linux.staging import StagedRoot, read_archive
+from banger.linux.staging import LATEST_S, StagedRoot, read_archive
 from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
 
 from .options import ARCHITECTURE, DebootstrapOptions, all_packages
@@ -32,7 +32,7 @@ MASKED_UNITS = (
 )  # fmt: skip
 """What costs a guest seconds of its boot, above all under software emulation, and gives it nothing."""
 _JOURNAL = b"# In memory: waiting for the disk would delay the first ssh login.\n[Journal]\nStorage=volatile\n"
-_NEVER_OUTDATED_S = 2.0**32
+_NEVER_OUTDATED_S = LATEST_S
 """systemd.unit(5), ConditionNeedsUpdate: a newer /usr would start services that have nothing to do in a fresh root."""
 _SUBORDINATE_IDS = 65536
 

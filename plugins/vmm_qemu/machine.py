@@ -16,15 +16,9 @@ Accelerator = Literal["kvm", "tcg"]
 KERNEL_ARGUMENTS = ("console=ttyS0", "net.ifnames=0", "panic=-1")
 """The console is the serial port that is logged; the one card is eth0; a panic ends the machine, as a reboot does."""
 SLOW_UNDER_TCG = (
-    "kvm_amd",
-    "aesni_intel",
-    "crct10dif_pclmul",
-    "crc32_pclmul",
-    "ghash_clmulni_intel",
-    "sha512_ssse3",
-    "sha256_ssse3",
-    "sha1_ssse3",
-)
+    "kvm_amd", "aesni_intel", "crct10dif_pclmul", "crc32_pclmul", "ghash_clmulni_intel",
+    "sha1_ssse3", "sha256_ssse3", "sha512_ssse3",
+)  # fmt: skip
 """Modules that udev loads because the emulated processor has the instructions; emulated, they only cost time."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -56,7 +50,7 @@ def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> lis
     argv = ["qemu-system-x86_64", "-name", f"guest={_value(machine.name)}", "-nodefaults", "-no-user-config"]
     argv += ["-display", "none", "-sandbox", _SANDBOX, "-M", "q35", "-no-reboot"]
     argv += ["-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"]
-    argv += ["-cpu", "host" if accelerator == "kvm" else __import__("os").environ.get("CPU", "max")]
+    argv += ["-cpu", "host" if accelerator == "kvm" else "max"]
     argv += ["-smp", str(machine.vcpus), "-m", f"{machine.memory_bytes // 2**20}M"]
     argv += ["-kernel", str(machine.kernel), "-initrd", str(machine.initrd)]
     blacklist = (f"modprobe.blacklist={','.join(SLOW_UNDER_TCG)}",) if accelerator == "tcg" else ()
@@ -69,12 +63,7 @@ def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> lis
     argv += ["-device", f"virtio-net-pci,netdev=net0,mac={machine.mac},romfile="]  # no boot ROM: nothing boots from it
     argv += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
     argv += ["-chardev", f"file,id=console,path={_value(machine.console_log)}", "-serial", "chardev:console"]
-    argv += [
-        "-chardev",
-        f"socket,id=qmp,server=on,wait=off,path={_value(api_socket)}",
-        "-mon",
-        "chardev=qmp,mode=control",
-    ]
+    argv += ["-qmp", f"unix:{_value(api_socket)},server=on,wait=off"]
     return argv
 
 
