@@ -62,9 +62,8 @@ def cli(verbose: bool) -> None:
 def main() -> NoReturn:
     """The `banger` command. A known failure is a paragraph and an exit code; an unknown one a traceback."""
     try:
-        cli.main(prog_name="banger", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # Not standalone, click returns the code of a command that ended by `Exit`, and what others returned: None.
+        code = cli.main(prog_name="banger", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -73,7 +72,10 @@ def main() -> NoReturn:
         sys.exit(130)
     except BangerError as error:
         fail(error)
-    sys.exit(0)
+    except Exception as error:
+        error.add_note("This is a bug in banger: please report it, with the command and all of the above.")
+        raise
+    sys.exit(code or 0)
 
 
 def fail(error: BangerError) -> NoReturn:
