@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
-from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
-from banger.types import Disk, GuestDisk, GuestFile, Image, RootDisk, Size, Vm
+from banger.resource import Stage
+from banger.rootdisk import RootDiskFile
+from banger.types import Disk, GuestDisk, GuestFile, Image, RootDisk, Vm
 
 UPPER = "/upper"
 WORK = "/work"
@@ -22,61 +22,26 @@ _LABEL = "banger-upper"
 
 
 @dataclass(frozen=True)
-class UpperDisk(Resource):
-    """A VM's own writes to its root file system, over one image."""
+class UpperDisk(RootDiskFile):
+    """A VM's own writes to its root file system, over its image."""
 
-    key: str
-    needs: tuple[str, ...]
-    path: Path
-    base: Path
-    base_digest: str
-    size_bytes: int
-    files: tuple[GuestFile, ...]
-    stage = "prepare_root_disk"
+    files: tuple[GuestFile, ...] = ()
 
-    @property
-    def base_note(self) -> Path:
-        """Says which image the disk was made over; an overlay's upper means nothing over another."""
-        return self.path.with_suffix(".base")
-
-    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        status = host.files.status(self.path)
-        if status is None or host.files.status(self.base_note) is None:
-            return Absent()
-        if host.files.read(self.base_note).decode() != self.base_digest:
-            return Drifted({}, ("made over another image",), in_place=False)
-        if status.size_bytes > self.size_bytes:
-            return Drifted({}, (f"root_disk {Size(status.size_bytes)} -> {Size(self.size_bytes)}",), in_place=False)
-        if status.size_bytes < self.size_bytes:
-            return Drifted({}, (f"root_disk {Size(status.size_bytes)} -> {Size(self.size_bytes)}",))
-        return Present()
-
-    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+    def make(self, host: Host, stage: Stage) -> None:
         stage("making the upper disk")
         host.ext4.make(self.path, self.size_bytes, self._nodes(host), label=_LABEL)
-        host.files.write(self.base_note, self.base_digest.encode())
-        return {}
-
-    def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
-        stage("growing the upper disk")
-        host.ext4.grow(self.path, self.size_bytes)
-        return {}
-
-    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
-        host.files.remove(self.base_note)
-        host.files.remove(self.path)
 
     def _nodes(self, host: HostView) -> list[Node]:
         """The files with every parent directory as the image has it: overlayfs shows the upper's owner and mode."""
         ancestors = {directory for f in self.files for directory in _ancestors(f.path)}
-        inodes = host.ext4.lookup(self.base, sorted(ancestors))
+        inodes = host.ext4.lookup(self.image.rootfs, sorted(ancestors))
         linked = {path for path, inode in inodes.items() if inode and inode.type == "symlink"}
         real = {f.path: f.path for f in self.files}
         for path in real:
             if linked & set(_ancestors(path)):
-                real[path] = host.ext4.resolve(self.base, path)
+                real[path] = host.ext4.resolve(self.image.rootfs, path)
         missing = {d for path in real.values() for d in _ancestors(path)} - set(inodes)
-        inodes |= host.ext4.lookup(self.base, sorted(missing)) if missing else {}
+        inodes |= host.ext4.lookup(self.image.rootfs, sorted(missing)) if missing else {}
         directories = {d for path in real.values() for d in _ancestors(path)}
         nodes = [Node(UPPER, "directory"), Node(WORK, "directory", 0o700)]
         for directory in sorted(directories - {"/"}):
@@ -97,15 +62,7 @@ def _ancestors(path: str) -> list[str]:
 
 @hookimpl
 def prepare_root_disk(vm: Vm, image: Image, files: Sequence[GuestFile]) -> RootDisk:
-    upper = UpperDisk(
-        key=f"{vm.name}/root/upper",
-        needs=(vm.directory_key,),
-        path=vm.root_overlay,
-        base=image.rootfs,
-        base_digest=image.digest,
-        size_bytes=vm.root_disk_bytes,
-        files=tuple(files),
-    )
+    upper = replace(UpperDisk.of(vm, image, "upper"), files=tuple(files))
     return RootDisk(
         resources=(upper,),
         disks=(Disk(image.rootfs, read_only=True, role="root"), Disk(vm.root_overlay, role="upper")),

@@ -34,7 +34,8 @@ def host(tmp_path: Path) -> LinuxHost:
 
 
 def root_disk(host: LinuxHost, directory: Path, plugin: ModuleType, files: tuple[GuestFile, ...] = FILES) -> RootDisk:
-    disk: RootDisk = plugin.prepare_root_disk(vm(directory / "vm"), image(host, directory / "image"), files)
+    arguments = {"files": files} if plugin is banger_storage_overlay else {}
+    disk: RootDisk = plugin.prepare_root_disk(vm(directory / "vm"), image(host, directory / "image"), **arguments)
     return disk
 
 
@@ -137,7 +138,10 @@ def test_other_image_or_smaller_size_needs_a_new_disk(host: LinuxHost, tmp_path:
     resource: Any
     (resource,) = disk.resources
     resource.create(host, {}, Stages())
-    for other in (replace(resource, base_digest="d2"), replace(resource, size_bytes=48 * 2**20)):
+    for other in (
+        replace(resource, image=replace(resource.image, digest="d2")),
+        replace(resource, size_bytes=48 * 2**20),
+    ):
         seen = other.observe(host, None)
         assert isinstance(seen, Drifted)
         assert not seen.in_place
@@ -174,7 +178,7 @@ def test_upper_disk_is_small_and_the_image_untouched(host: LinuxHost, tmp_path: 
 
 def test_copy_smaller_than_its_image_is_refused(host: LinuxHost, tmp_path: Path) -> None:
     disk = banger_storage_file.prepare_root_disk(
-        vm(tmp_path / "vm", root_disk_bytes=2**20), image(host, tmp_path / "image"), ()
+        vm(tmp_path / "vm", root_disk_bytes=2**20), image(host, tmp_path / "image")
     )
     with pytest.raises(DiskError, match="root_disk 1MiB is smaller than its image, 32MiB"):
         disk.resources[0].create(host, {}, Stages())
