@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.functional.machine import PLAYBOOK, Banger, Traces, traces
-
-NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
-    "ssh": "openssh-client",
-}
-
-
-def needs_guests() -> None:
-    """Skip where this machine cannot boot a guest; where everything was promised, that is a failure."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-    missing = [package for program, package in NEEDED.items() if not shutil.which(program, path=path)]
-    if missing:
-        reason = f"guests need {', '.join(missing)} (apt install {' '.join(missing)})"
-        if os.environ.get("BANGER_TEST_REQUIRE_ALL"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+from tests.functional.machine import PLAYBOOK, Banger, Traces, needs_guests, traces
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = ROOT / "playbooks" / "quickstart.yml"
+
+
+NEEDED = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "ssh": "openssh-client",
+}
+
+
+def needs_guests() -> None:
+    """Skip where this machine cannot boot a guest; where everything was promised, that is a failure."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+    missing = [package for program, package in NEEDED.items() if not shutil.which(program, path=path)]
+    if missing:
+        reason = f"guests need {', '.join(missing)} (apt install {' '.join(missing)})"
+        if os.environ.get("BANGER_TEST_REQUIRE_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @dataclass(frozen=True)

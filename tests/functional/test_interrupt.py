@@ -27,20 +27,20 @@ def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Pat
     path = tmp_path / "solo.yml"
     path.write_text(PLAYBOOK.read_text().partition("- name: Two sandboxes")[0] + SOLO)
     before = traces(applied)
-    apply = subprocess.Popen(
+    told = ""
+    with subprocess.Popen(
         [*applied.command, "apply", str(path)],
         env={**os.environ, "BANGER_HOME": str(applied.home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert apply.stdout is not None
-    told = ""
-    for line in apply.stdout:
-        told += line
-        if "waiting for ssh" in line:
-            apply.send_signal(signal_)
-    assert apply.wait(timeout=60) == 130, told
+    ) as apply:
+        assert apply.stdout is not None
+        for line in apply.stdout:
+            told += line
+            if "waiting for ssh" in line:
+                apply.send_signal(signal_)
+        assert apply.wait(timeout=60) == 130, told
     assert "rolling back what is half done" in told
     after = traces(applied)
     assert (after.processes, after.mounts) == (before.processes, before.mounts)

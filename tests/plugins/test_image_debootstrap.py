@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from banger.linux.staging import StagedRoot
 from banger.resource import Absent, Present
 from banger.testing import SimulatedHost
 from banger.types import ImageSpec, Size
+from tests.functional.machine import needs_guests
 
 ALWAYS = ["busybox-static", "iproute2", "linux-image-cloud-amd64", "openssh-server", "systemd-sysv", "udev"]
 DEB822 = """\
@@ -161,13 +160,9 @@ def test_prepared_root_has_slow_units_masked_and_no_name_of_the_builder(tmp_path
     assert b"mtime: 0x7fffffff" in look(tmp_path / "image", ["stat /var/.updated"])[0]
 
 
-@pytest.mark.needs_debootstrap
 @pytest.mark.slow
 def test_real_image_is_built_whole_and_found_again(tmp_path: Path) -> None:
-    if not os.environ.get("BANGER_TEST_DEBOOTSTRAP"):
-        pytest.skip("set BANGER_TEST_DEBOOTSTRAP=1 to build a Debian image from its mirror")
-    if shutil.which("mmdebstrap") is None:
-        pytest.skip("needs mmdebstrap")
+    needs_guests()
     host, directory = LinuxHost(tmp_path / "cache"), tmp_path / "0123abcd"
     (resource,) = plugin.prepare_image(spec(), directory)
     assert (resource.key, resource.observe(host, None)) == ("image/0123abcd/rootfs", Absent())

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import banger_network_user
 import banger_vmm_qemu as plugin
 import pytest
 from banger_vmm_qemu.machine import Machine, command
 from banger_vmm_qemu.process import QemuProcess
 
 from banger.errors import HostError, VmmError
-from banger.host import Node
 from banger.linux.host import LinuxHost
 from banger.resource import Absent, Drifted, Lifetime, Present
 from banger.testing import SimulatedHost
@@ -29,7 +24,6 @@ from banger.types import (
     HostKey,
     Image,
     ImageFacts,
-    Network,
     Nic,
     SshEndpoint,
     TapAttachment,
@@ -256,108 +250,3 @@ def _without_kvm(cache: Path) -> LinuxHost:
     host = LinuxHost(cache)
     host.tools._kvm = Path("/nowhere")
     return host
-
-
-def _image() -> Image:
-    given = os.environ.get("BANGER_TEST_IMAGE")
-    if not given:
-        pytest.skip("needs a built image: set BANGER_TEST_IMAGE to its directory")
-    return Image("debian", "digest", Path(given), IMAGE.facts)
-
-
-NETWORK_UNIT = b"""[Unit]
-DefaultDependencies=no
-Before=network.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c "ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2"
-"""
-
-
-def _upper_nodes(keys: Path) -> list[Node]:
-    for name in ("user", "host"):
-        subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", keys / name], check=True)
-    system = "/upper/etc/systemd/system"
-    return [
-        Node("/upper", "directory"),
-        Node("/work", "directory", 0o700),
-        Node("/upper/root", "directory", 0o700),
-        Node("/upper/root/.ssh", "directory", 0o700),
-        Node("/upper/root/.ssh/authorized_keys", "file", 0o600, content=(keys / "user.pub").read_bytes()),
-        Node("/upper/etc/ssh/ssh_host_ed25519_key", "file", 0o600, content=(keys / "host").read_bytes()),
-        Node("/upper/etc/hostname", "file", 0o644, content=b"web-1\n"),
-        Node(f"{system}/net.service", "file", 0o644, content=NETWORK_UNIT),
-        Node(f"{system}/sysinit.target.wants/net.service", "symlink", target="../net.service"),
-    ]
-
-
-@pytest.mark.needs_boot
-@pytest.mark.slow
-def test_real_guest_on_an_overlay_answers_ssh_and_shuts_down_cleanly(short: Path) -> None:  # seed S7
-    image, host = _image(), LinuxHost(short / "cache")
-    network = Network("lab", "user", banger_network_user.UserNetworkOptions(outbound=False))
-    nic = banger_network_user.allocate_nic(network, "id1", (), host)
-    vm = replace(VM, directory=short, nic=nic, network=network)
-    host.ext4.make(vm.root_overlay, 2**30, _upper_nodes(short))
-    disks = (Disk(image.rootfs, read_only=True, role="root"), Disk(vm.root_overlay, role="upper"))
-    attachment = banger_network_user.setup_network(vm).attachment
-    (resource,) = plugin.launch_vmm(vm, image, disks, attachment, ROOT, ())
-    handle = resource.create(host, {}, silently)
-    try:
-        deadline = time.monotonic() + 180
-        while not host.network.ssh_banner(nic.ssh.host, nic.ssh.port, 2.0):
-            assert time.monotonic() < deadline and resource.observe(host, handle) == Present(handle)
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR")
-        said = subprocess.run(
-            [
-                *("ssh", "-i", short / "user", "-p", str(nic.ssh.port), "root@127.0.0.1"),
-                *(word for option in options for word in ("-o", option)),
-                "cat /etc/hostname; findmnt -no FSTYPE /; cat < /dev/tcp/10.0.2.2/22",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert said.stdout.split() == ["web-1", "overlay"], said
-        assert "refused" in said.stderr or "timed out" in said.stderr or "unreachable" in said.stderr
-    finally:
-        stages: list[str] = []
-        resource.remove(host, handle, stages.append)
-    assert stages == ["shutting the guest down"]
-    assert resource.observe(host, handle) == Absent()
-    assert not vm.api_socket.exists()
-    assert "reboot: machine restart" in vm.console_log.read_text(errors="replace")
-
-
-BAD_ROOTS = [
-    ("banger.root=overlay", "banger.root=overlay needs banger.lower= and banger.upper="),
-    ("banger.root=/dev/vdz", "no block device /dev/vdz"),
-    ("quiet", "the kernel command line has no banger.root="),
-    ("banger.root=/dev/vda init=/sbin/none", "the root file system has no /sbin/none"),
-]
-
-
-@pytest.mark.needs_boot
-@pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "said"), BAD_ROOTS)
-def test_real_guest_that_cannot_find_its_root_says_so_and_ends(arguments: str, said: str, short: Path) -> None:
-    image, host = _image(), _without_kvm(short / "cache")
-    vm = replace(VM, directory=short)
-    host.ext4.make(vm.root_overlay, 2**26)
-    (resource,) = plugin.launch_vmm(vm, image, (Disk(vm.root_overlay),), UserAttachment(False, ()), (arguments,), ())
-    handle = resource.create(host, {}, silently)
-    try:
-        deadline = time.monotonic() + 60
-        while resource.observe(host, handle) != Absent():
-            assert time.monotonic() < deadline, vm.console_log.read_text(errors="replace")[-2000:]
-            time.sleep(0.1)
-    finally:
-        host.processes.kill(host.processes.find(str(vm.api_socket)) or _gone(handle))
-    assert f"banger: {said}" in vm.console_log.read_text(errors="replace")
-
-
-def _gone(handle: dict[str, Any]) -> Any:
-    from banger.host import ProcessIdentity
-
-    return ProcessIdentity(handle["pid"], handle["start_time"])
