@@ -20,7 +20,7 @@ from banger.core.assemble import assemble, hidden_files, split_by_wish
 from banger.core.destroy import destroy_vm
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
-from banger.core.locks import locked
+from banger.core.locks import discard, locked
 from banger.core.plan import Plan, plan
 from banger.core.playbook import ImageRequest, Playbook, VmRequest, load
 from banger.core.reconcile import reconcile
@@ -143,11 +143,16 @@ class _Apply:
     def _build(self, image: ImagePlan) -> Outcome:
         session = self._session
         subject = f"image/{image.name}"
-        with locked(session.home.lock(f"image-{image.digest}"), purpose="building an image"):
-            todo = plan(subject, images.needed(session.view, image), session.view, {})
+        todo = plan(subject, images.needed(session.view, image), session.view, {})
+        if not todo.changes:
+            return self._told(todo)
+        lock = session.home.lock(f"image-{image.digest}")
+        with locked(lock, purpose="building an image"):
+            todo = plan(subject, images.needed(session.view, image), session.view, {})  # who held it may have built it
             self._announce(todo)
-            work = {subject: partial(_carry_out, session, todo, NoJournal())}
-            return in_parallel(work, 1, session.report)[0]
+            outcome = in_parallel({subject: partial(_carry_out, session, todo, NoJournal())}, 1, session.report)[0]
+            discard(lock)
+        return outcome
 
     # --- VMs
 
