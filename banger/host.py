@@ -174,12 +174,15 @@ class Ext4(Ext4View, Protocol):
 class ProcessesView(Protocol):
     """Looking at processes."""
 
-    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
-        """The live process with `argument` in its command line, whole or as an option's value. A zombie is dead.
+    def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        """The live VMM whose command line says that it listens on this socket. A zombie is dead.
 
         `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
         wins. Only when the hint fails are all command lines read.
         """
+
+    def arguments(self, process: ProcessIdentity) -> list[str] | None:
+        """Its command line, the program's name first; None when it is gone."""
 
 
 class Processes(ProcessesView, Protocol):

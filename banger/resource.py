@@ -55,11 +55,15 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class Drifted:
-    """It is there, but differs: `differences` in the user's words. `in_place=False`: only by making it anew."""
+    """It is there, but differs: `differences` in the user's words.
+
+    `in_place=False`: it can be mended only by making it anew. `usable=False`: until then nothing may be started on it.
+    """
 
     handle: Handle
     differences: tuple[str, ...]
     in_place: bool = True
+    usable: bool = True
 
 
 Observation = Absent | Present | Drifted
@@ -98,3 +102,7 @@ class Resource(ABC):
     @abstractmethod
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Take it away. `handle` may be None when nothing was recorded."""
+
+    def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        """Take it away when all it stands on goes too, so that nothing in it needs to be spared."""
+        self.remove(host, handle, stage)

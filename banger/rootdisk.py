@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from banger import diskfile
 from banger.host import Host, HostView
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
-from banger.types import Image, Size, Vm
+from banger.types import Image, Vm
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,33 @@ class RootDiskFile(Resource):
 
     @abstractmethod
     def make(self, host: Host, stage: Stage) -> None:
-        """Make the file at `path`, of `size_bytes`; what half of it an earlier try has left is in the way of nobody."""
+        """Make the file at `path`, of `size_bytes`. There is none when this is called."""
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        status = host.files.status(self.path)
-        if status is None or host.files.status(self.image_note) is None:
+        if host.files.status(self.path) is None or host.files.status(self.image_note) is None:
             return Absent()
-        if host.files.read(self.image_note).decode() != self.image.digest:
-            return Drifted({}, ("made for another image",), in_place=False)
-        if status.size_bytes != self.size_bytes:
-            difference = f"root_disk {Size(status.size_bytes)} -> {Size(self.size_bytes)}"
-            return Drifted({}, (difference,), in_place=status.size_bytes < self.size_bytes)
-        return Present()
+        made_for = host.files.read(self.image_note).decode("utf-8", "replace").split()
+        if made_for != self._note:
+            what = "another image" if made_for[:1] == self._note[:1] else "another storage"
+            return Drifted({}, (f"made for {what}",), in_place=False, usable=False)
+        return diskfile.observe_size(host, self.path, self.size_bytes, "root_disk") or Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        host.files.remove(self.image_note)
+        self.remove(host, None, stage)
         self.make(host, stage)
-        host.files.write(self.image_note, self.image.digest.encode())
+        host.files.write(self.image_note, " ".join(self._note).encode())
         return {}
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
         stage("growing the root disk")
-        host.ext4.grow(self.path, self.size_bytes)
+        diskfile.grow(host, self.path, self.size_bytes)
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         host.files.remove(self.image_note)
-        host.files.remove(self.path)
+        diskfile.remove(host, self.path)
+
+    @property
+    def _note(self) -> list[str]:
+        """What kind of disk this is, and the image it was made for."""
+        return [self.key.rpartition("/")[2], self.image.digest]

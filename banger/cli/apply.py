@@ -14,6 +14,7 @@ from banger.core.apply import Interrupted, Outcome
 from banger.core.converge import ApplyOptions
 from banger.core.converge import apply as apply_playbook
 from banger.core.variables import parse_extra
+from banger.errors import HostError
 
 
 @click.command()
@@ -41,9 +42,11 @@ def apply(
 
 
 def finish(outcomes: list[Outcome]) -> None:
-    """Exit 130 after an interrupt, 1 when something failed; each failure has been told already."""
+    """Exit 130 after an interrupt, 3 when this host lacks something, 1 for other failures. All has been told."""
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if any(isinstance(error, Interrupted) for error in errors):
         raise click.exceptions.Exit(Interrupted.exit_code)
+    if errors and all(isinstance(error, HostError) for error in errors):
+        raise click.exceptions.Exit(HostError.exit_code)
     if errors:
         raise click.exceptions.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 
 from banger.core.configuration import Configuration
@@ -17,6 +18,8 @@ from banger.linux.host import LinuxHost, ReadOnlyHost
 def open_session(report: Report) -> Session:
     """Loads every plugin that is not blocked; `report` is told what happens."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # rolls back, as Ctrl-C does
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a lock for each VM is an open file
     home = Home.from_environment()
     plugins = Plugins.load(Configuration.load(home).block_plugins)
     host = LinuxHost(home.cache)

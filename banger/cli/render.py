@@ -16,7 +16,7 @@ from banger.core.report import Event, Report
 if TYPE_CHECKING:
     from rich.live import Live
 
-_VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!"}
+_VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!", "blocked": "x"}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from banger.core.home import Home
+from banger.core.locks import locked
 from banger.core.state import VmRecord
 from banger.host import Host, HostView
 from banger.types import HostKey
@@ -23,14 +24,15 @@ UNMADE = HostKey("", "")
 
 def ensure_ssh_key(host: Host, home: Home) -> str:
     """The public half of the key that opens every guest of this home; the pair is made when it is not there."""
-    _ensure_key(host, home.ssh_key, "banger")
+    with locked(home.lock("ssh"), purpose="making the ssh key"):
+        _ensure_key(host, home.ssh_key, "banger")
     return public_ssh_key(host, home)
 
 
 def public_ssh_key(host: HostView, home: Home) -> str:
     """Empty when it was not made yet."""
-    public = _public(home.ssh_key)
-    return host.files.read(public).decode().strip() if host.files.status(public) else ""
+    made = host.files.status(home.ssh_key) is not None  # the last of the pair to appear
+    return host.files.read(_public(home.ssh_key)).decode().strip() if made else ""
 
 
 def ensure_host_key(host: Host, directory: Path, name: str) -> HostKey:
@@ -47,7 +49,7 @@ def ensure_host_key(host: Host, directory: Path, name: str) -> HostKey:
 def host_key(host: HostView, directory: Path) -> HostKey:
     """A guest's host key as it is; `UNMADE` when it was not made yet."""
     path = directory / _HOST_KEY
-    if host.files.status(_public(path)) is None:
+    if host.files.status(path) is None:  # the last of the pair to appear
         return UNMADE
     return HostKey(host.files.read(path).decode(), host.files.read(_public(path)).decode())
 

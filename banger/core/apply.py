@@ -80,6 +80,11 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
         report({"type": "failed", "subject": plan.subject, "message": str(error), "hint": hint})
         return Outcome(plan.subject, changed=changed, error=error)
     kept = sum(action.verb is Verb.KEEP for action in plan.actions)
+    if plan.blocked:
+        blocked = plan.blocked[0]
+        refusal = BangerError(f"{blocked.resource.key} {blocked.reason}")
+        report({"type": "failed", "subject": plan.subject, "message": str(refusal), "hint": None})
+        return Outcome(plan.subject, kept, changed, len(plan.pending), refusal)
     return Outcome(plan.subject, ok=kept, changed=changed, pending=len(plan.pending))
 
 
@@ -134,14 +139,14 @@ def _roll_back(
 
 
 def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report) -> list[Outcome]:
-    """Run each subject's work, `forks` at a time; one that fails leaves the others going. Order as given.
+    """Run each subject's work, `forks` at a time; one that fails in any way leaves the others going. Order as given.
 
     An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`. A
     second one stops at once, and leaves the rest to the next command.
     """
     cancelled = Flag()
     with ThreadPoolExecutor(max_workers=max(1, forks)) as pool:
-        futures = [pool.submit(task, cancelled) for task in work.values()]
+        futures = [pool.submit(_guarded, subject, task, report, cancelled) for subject, task in work.items()]
         try:
             wait(futures)
         except KeyboardInterrupt:
@@ -155,3 +160,14 @@ def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, repor
     for outcome in outcomes:
         report(outcome.recap)
     return outcomes
+
+
+def _guarded(subject: str, task: Callable[[Flag], Outcome], report: Report, cancelled: Flag) -> Outcome:
+    try:
+        if cancelled.is_set():
+            raise Interrupted("interrupted before it was begun")
+        return task(cancelled)
+    except Exception as error:  # noqa: BLE001  # whatever went wrong with this one, the others are told of and go on
+        hint = error.hint if isinstance(error, BangerError) else None
+        report({"type": "failed", "subject": subject, "message": str(error), "hint": hint})
+        return Outcome(subject, error=error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from banger.core import fstab
 from banger.core.guest_files import FSTAB, GuestFiles, is_below
@@ -19,7 +20,7 @@ from banger.errors import Place, Problem
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView, Node
 from banger.resource import Absent, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
-from banger.types import WORK_MOUNT_POINT, GuestDisk, GuestFile, HostKey, Image, Network, Vm
+from banger.types import WORK_MOUNT_POINT, GuestDisk, GuestFile, HostKey, Image, Mount, Network, Vm
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ def vm_of(
     record: VmRecord, plugins: Plugins, *, running: bool, host_key: HostKey, authorized_keys: Sequence[str]
 ) -> Vm:
     """The VM a record stands for."""
-    kind = plugins.network_kinds().get(record.nic.plugin)
-    options = kind.options(**record.network_options) if kind else None
     return Vm(
         id=record.id,
         name=record.name,
@@ -64,8 +63,17 @@ def vm_of(
         authorized_keys=tuple(authorized_keys),
         host_key=host_key,
         running=running,
-        network=Network(record.nic.network, record.nic.plugin, options),
+        network=Network(record.nic.network, record.nic.plugin, _network_options(record, plugins)),
     )
+
+
+def _network_options(record: VmRecord, plugins: Plugins) -> Any:
+    """As the network's plugin types them; None when it is gone, or has other options by now."""
+    kind = plugins.network_kinds().get(record.nic.plugin)
+    try:
+        return kind.options(**record.network_options) if kind else None
+    except TypeError:
+        return None
 
 
 def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins) -> list[Resource]:
@@ -109,9 +117,10 @@ def split_by_wish(resources: Sequence[Resource], *, running: bool) -> tuple[list
     return disks, [resource for resource in resources if resource.lifetime is Lifetime.BOOT]
 
 
-def hidden_files(config: GuestConfig, places: Sequence[Place]) -> list[Problem]:
+def hidden_files(config: GuestConfig, image_mounts: Sequence[Mount], places: Sequence[Place]) -> list[Problem]:
     """Files of these tasks that a guest would never see, because a tmpfs is mounted over them."""
-    tmpfs = [mount for mount in config.mounts if mount.fstype == "tmpfs"]
+    of_image = [mount for mount in image_mounts if mount.target not in config.dropped_mounts]
+    tmpfs = [mount for mount in (*config.mounts, *of_image) if mount.fstype == "tmpfs"]
     by_origin = {str(place): place for place in places}
     problems = []
     for f in config.files():

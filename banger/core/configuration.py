@@ -24,6 +24,10 @@ class Configuration:
             text = home.configuration.read_text()
         except FileNotFoundError:
             return cls(frozenset(blocked))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot read {home.configuration}: {error}", hint="choose another $BANGER_HOME"
+            ) from error
         return cls(frozenset(blocked | _blocked_in(text, str(home.configuration))))
 
 

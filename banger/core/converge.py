@@ -1,4 +1,4 @@
-"""`apply` and `destroy` of a playbook: check everything, build images, allocate, plan, and carry it out.
+"""`apply` and `destroy` of a playbook: check everything, build images, record the wish, plan, and carry it out.
 
 Everything that can be wrong with a playbook is found before the first effect. Intent is recorded before the effects
 that make it true.
@@ -7,28 +7,27 @@ that make it true.
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any
 
 from banger.core import access, images, tasks
-from banger.core.apply import NoJournal, Outcome, carry_out, in_parallel
-from banger.core.assemble import assemble, hidden_files, split_by_wish
-from banger.core.destroy import destroy_vm
+from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
+from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard, locked
+from banger.core.members import Member, Roster, by_place
 from banger.core.plan import Plan, plan
-from banger.core.playbook import ImageRequest, Playbook, VmRequest, load
+from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
 from banger.core.session import Session, VmJournal
-from banger.core.state import Records, VmRecord, VmRuntime
-from banger.errors import PlaybookError, Problem
+from banger.core.state import VmRecord
+from banger.errors import BangerError, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
-from banger.types import Image, Network, Nic, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +66,17 @@ def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome
     playbook = read_playbook(session, path, options.extra_vars)
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
-        records = session.store.snapshot()
-        return _destroy(session, {name: records.vm(name) for name in names}, options.forks)
+        return _destroy(session, names, options.forks)
 
 
-def _destroy(session: Session, records: Mapping[str, VmRecord | None], forks: int) -> list[Outcome]:
-    work = {}
-    for name, record in records.items():
-        gone = Outcome(f"vm/{name}", ok=1)
-        work[name] = (lambda flag, r=record: destroy_vm(session, r)) if record else (lambda flag, o=gone: o)
-    return in_parallel(work, forks, session.report)
+def _destroy(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
+    known = {record.name: record for record in session.store.snapshot().vms()}
 
+    def task(name: str) -> Callable[[Flag], Outcome]:
+        record = known.get(name)
+        return lambda cancelled: destroy_vm(session, record) if record else Outcome(f"vm/{name}", ok=1)
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One VM of a run, with everything planning needs."""
-
-    request: VmRequest
-    record: VmRecord
-    vm: Vm
-    image: Image
-    config: GuestConfig
+    return in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report)
 
 
 class _Apply:
@@ -97,166 +86,154 @@ class _Apply:
         self._session = session
         self._playbook = playbook
         self._options = options
-        self._modules = session.plugins.guest_modules()
-        self._wanted = [request for request in playbook.vms if request.state != "absent"]
-        self._networks = {network.name: network for network in playbook.networks}
+        self._absent = [request.name for request in playbook.vms if request.state == "absent"]
+        self._roster = Roster(session, playbook, options.restart, options.recreate)
 
     def run(self) -> list[Outcome]:
-        session, options = self._session, self._options
-        image_plans, problems = self._plan_images()
-        drafts = self._members(image_plans, self._allocated(session.store.snapshot()), problems)
-        if problems:
-            raise PlaybookError(sorted(problems, key=_by_place))
-        if options.check:
-            built = {name: self._check_image(plan) for name, plan in image_plans.items()}
-            plans = [self._plan(member) for member in drafts]
-            return [*built.values(), *(self._told(plan) for plan in plans)]
-        reconcile(session, frozenset(request.name for request in self._playbook.vms))
-        outcomes = [self._build(image) for image in image_plans.values()]
-        if any(outcome.error for outcome in outcomes):
+        image_plans = self._check()
+        if self._options.check:
+            return self._only_say(image_plans)
+        reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
+        outcomes = []
+        for image in image_plans.values():
+            outcomes.append(self._build(image))
+            if outcomes[-1].error:
+                return outcomes
+        for record in self._recorded(self._absent):
+            self._announce(self._removal(record))
+        outcomes += _destroy(self._session, self._absent, self._options.forks)
+        if any(isinstance(outcome.error, Interrupted) for outcome in outcomes):
             return outcomes
-        absent = {r.name: session.store.snapshot().vm(r.name) for r in self._playbook.vms if r.state == "absent"}
-        outcomes += _destroy(session, absent, options.forks)
-        members = self._settle(image_plans, {draft.request.name: draft for draft in drafts})
-        return outcomes + self._converge(members)
+        return outcomes + self._converge(self._settle())
+
+    def _check(self) -> dict[str, ImagePlan]:
+        """Everything that is wrong, found on drafts of all images and VMs. Raises PlaybookError with all of it."""
+        problems: list[Problem] = []
+        plans, mounts = {}, {}
+        modules = self._session.plugins.guest_modules()
+        for request in self._playbook.images:
+            config = GuestConfig()
+            facts = {"image": tasks.ImageFacts(request.spec.name, "")}
+            problems += self._roster.contribute(config, request, facts, modules)
+            name = request.spec.name
+            plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
+            mounts[name] = config.mounts
+        self._roster = replace(self._roster, image_plans=plans, image_mounts=mounts)
+        problems += [p for r in self._roster.wanted for p in self._roster.missing_plugins(r)]
+        self._roster.members(self._roster.allocated(self._session.store.snapshot()), problems)
+        if problems:
+            raise PlaybookError(by_place(problems))
+        return plans
+
+    def _only_say(self, image_plans: Mapping[str, ImagePlan]) -> list[Outcome]:
+        session = self._session
+        outcomes = [self._told(_image_plan(session, image)) for image in image_plans.values()]
+        outcomes += [self._told(self._removal(record)) for record in self._recorded(self._absent)]
+        records = self._roster.allocated(session.store.snapshot())
+        return outcomes + [self._told(self._roster.plan(member)) for member in self._roster.members(records, [])]
 
     # --- images
 
-    def _plan_images(self) -> tuple[dict[str, ImagePlan], list[Problem]]:
-        plans, problems = {}, []
-        for request in self._playbook.images:
-            config, found = self._customisation(request)
-            problems += found
-            plans[request.spec.name] = images.plan_image(
-                self._session.home, self._session.plugins, request.spec, config
-            )
-        return plans, problems
-
-    def _customisation(self, request: ImageRequest) -> tuple[GuestConfig, list[Problem]]:
-        config = GuestConfig()
-        facts = {"image": tasks.ImageFacts(request.spec.name, "")}
-        return config, self._contribute(config, request, facts)
-
-    def _check_image(self, image: ImagePlan) -> Outcome:
-        return self._told(plan(f"image/{image.name}", images.needed(self._session.view, image), self._session.view, {}))
-
     def _build(self, image: ImagePlan) -> Outcome:
+        """Base and customisation are each kept when the other fails: a base is minutes of work."""
         session = self._session
-        subject = f"image/{image.name}"
-        todo = plan(subject, images.needed(session.view, image), session.view, {})
-        if not todo.changes:
-            return self._told(todo)
-        lock = session.home.lock(f"image-{image.digest}")
-        with locked(lock, purpose="building an image"):
-            todo = plan(subject, images.needed(session.view, image), session.view, {})  # who held it may have built it
+        if not _image_plan(session, image).changes:
+            return self._told(_image_plan(session, image))
+        names = dict.fromkeys(f"image-{directory.name}" for directory in (image.base, image.directory))
+
+        def task(cancelled: Flag) -> Outcome:
+            total = Outcome(todo.subject)
+            for action in todo.actions:
+                done = carry_out(replace(todo, actions=(action,)), session.host, NoJournal(), session.report, cancelled)
+                total = replace(total, ok=total.ok + done.ok, changed=total.changed + done.changed, error=done.error)
+                if done.error:
+                    break
+            return total
+
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(locked(session.home.lock(name), purpose="building an image"))
+            todo = _image_plan(session, image)  # whoever held the locks may have built it
             self._announce(todo)
-            outcome = in_parallel({subject: partial(_carry_out, session, todo, NoJournal())}, 1, session.report)[0]
-            discard(lock)
+            (outcome,) = in_parallel({todo.subject: task}, 1, session.report)
+            for name in names:
+                discard(session.home.lock(name))
         return outcome
 
     # --- VMs
 
-    def _allocated(self, records: Records) -> dict[str, VmRecord]:
-        """Every VM's record as this playbook wants it. What was chosen once for a VM stays chosen."""
-        taken = [record.nic for record in records.vms()]
-        allocated = {}
-        for request in self._wanted:
-            old = records.vm(request.name)
-            network = self._networks[request.network]
-            vm_id = old.id if old else secrets.token_hex(5)
-            if old and (old.nic.network, old.nic.plugin) == (network.name, network.plugin):
-                nic = old.nic
-            else:
-                nic = self._session.plugins.allocate_nic(network, vm_id, taken, self._session.view)
-                taken.append(nic)
-            allocated[request.name] = _record(self._session, request, old, vm_id, nic, network)
-        return allocated
+    def _recorded(self, names: Sequence[str]) -> list[VmRecord]:
+        return [record for record in self._session.store.snapshot().vms() if record.name in names]
 
-    def _members(
-        self, image_plans: Mapping[str, ImagePlan], records: Mapping[str, VmRecord], problems: list[Problem]
-    ) -> list[_Member]:
-        """Each VM with its guest configuration; whatever is wrong with one is added to `problems`."""
-        members = []
-        for request in self._wanted:
-            image = self._image(image_plans[request.image])
-            record = replace(records[request.name], image_digest=image.digest)
-            vm = replace(self._session.vm(record, running=request.state == "running"), place=request.place)
-            config, found = self._configured(request, vm, image)
-            problems += found
-            problems += self._session.plugins.validate_vm(vm)
-            members.append(_Member(request, record, vm, image, config))
-        return members
-
-    def _image(self, image: ImagePlan) -> Image:
-        view = self._session.view
-        built = view.files.status(image.directory / images.FACTS) is not None
-        facts = images.read_facts(view, image.directory) if built else images.UNBUILT
-        return Image(image.name, image.digest, image.directory, facts)
-
-    def _configured(self, request: VmRequest, vm: Vm, image: Image) -> tuple[GuestConfig, list[Problem]]:
-        config = GuestConfig()
-        self._session.plugins.contribute_guest_config(config, vm, image)
-        facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
-        return config, self._contribute(config, request, facts)
-
-    def _contribute(
-        self, config: GuestConfig, request: VmRequest | ImageRequest, facts: Mapping[str, Any]
-    ) -> list[Problem]:
-        base = self._playbook.directory
-        problems = tasks.contribute(config, request.tasks, facts, request.variables, self._modules, base)
-        return problems + hidden_files(config, [task.place for task in request.tasks])
-
-    def _settle(self, image_plans: Mapping[str, ImagePlan], drafts: Mapping[str, _Member]) -> list[_Member]:
-        """Record what is wanted, make the keys, and put the final members together."""
+    def _removal(self, record: VmRecord) -> Plan:
         session = self._session
-        if self._wanted:
+        handles = session.handles.of(record.directory)
+        return plan(f"vm/{record.name}", [], session.view, handles, unwanted=resources_of(session, record))
+
+    def _settle(self) -> list[Member]:
+        """Record what is wanted, make the keys, and put the members together."""
+        session = self._session
+        if self._roster.wanted:
             access.ensure_ssh_key(session.host, session.home)
         with session.store.transaction() as records:
-            allocated = self._allocated(records)
+            allocated = self._roster.allocated(records)
             for record in allocated.values():
-                digest = image_plans[record.image].digest
-                records.put(replace(record, image_digest=digest))
+                records.put(record)
         for record in allocated.values():
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
-        members = self._members(image_plans, allocated, problems)
+        members = self._roster.members(allocated, problems)
         if problems:  # they would have been found in the drafts, so only a changed host can lead here
-            raise PlaybookError(problems)
+            raise PlaybookError(by_place(problems))
         return members
 
-    def _plan(self, member: _Member) -> Plan:
-        resources = assemble(member.vm, member.image, member.config, self._session.plugins)
-        wanted, unwanted = split_by_wish(resources, running=member.vm.running)
-        return plan(
-            f"vm/{member.vm.name}",
-            wanted,
-            self._session.view,
-            self._session.handles.of(member.record.directory),
-            unwanted=unwanted,
-            restart=self._options.restart,
-            recreate=self._options.recreate,
+    def _converge(self, members: Sequence[Member]) -> list[Outcome]:
+        session = self._session
+        plans = {f"vm/{member.vm.name}": self._planned(member) for member in members}
+        starting = [m for m in members if m.vm.running and _changes(plans[f"vm/{m.vm.name}"])]
+        self._write(
+            [*(m.record for m in members), *(m.record.with_runtime(state="running", last_error="") for m in starting)]
         )
 
-    def _converge(self, members: Sequence[_Member]) -> list[Outcome]:
-        session = self._session
-        plans = [(member, self._plan(member)) for member in members]
-        for _, todo in plans:
-            self._announce(todo)
-        starting = [m.record for m, todo in plans if todo.changes and m.vm.running]
-        self._write([record.with_runtime(state="running", last_error="") for record in starting])
-        work = {
-            todo.subject: partial(_carry_out, session, todo, VmJournal(session.handles, member.record))
-            for member, todo in plans
-        }
+        def task(member: Member) -> Callable[[Flag], Outcome]:
+            todo = plans[f"vm/{member.vm.name}"]
+            journal = VmJournal(session.handles, member.record)
+
+            def run(cancelled: Flag) -> Outcome:
+                if isinstance(todo, BangerError):
+                    raise todo
+                return carry_out(todo, session.host, journal, session.report, cancelled)
+
+            return run
+
+        work = {f"vm/{member.vm.name}": task(member) for member in members}
         outcomes = in_parallel(work, self._options.forks, session.report)
-        self._write([_settled(session, m, outcome) for (m, _), outcome in zip(plans, outcomes, strict=True)])
+        self._write([self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)])
         return outcomes
+
+    def _planned(self, member: Member) -> Plan | BangerError:
+        """The VM's plan, announced; or why there is none, which is this VM's failure and no other's."""
+        try:
+            todo = self._roster.plan(member)
+        except BangerError as error:
+            return error
+        self._announce(todo)
+        return todo
+
+    def _settled(self, member: Member, outcome: Outcome) -> VmRecord:
+        """The record as it is after the run: what runs is found out, never assumed."""
+        record = member.record
+        handles = self._session.handles.of(record.directory)
+        alive = vmm_process(self._session.view.processes, record, handles) is not None
+        error = str(outcome.error) if outcome.error else ""
+        return record.with_runtime(state="running" if alive else "stopped", last_error=error)
 
     def _write(self, changed: Sequence[VmRecord]) -> None:
         now = {record.id: record for record in self._session.store.snapshot().vms()}
-        if any(now.get(record.id) != record for record in changed):
+        last = {record.id: record for record in changed}
+        if different := [record for record in last.values() if now.get(record.id) != record]:
             with self._session.store.transaction() as records:
-                for record in changed:
+                for record in different:
                     records.put(record)
 
     def _announce(self, todo: Plan) -> None:
@@ -268,68 +245,15 @@ class _Apply:
 
     def _told(self, todo: Plan) -> Outcome:
         self._announce(todo)
-        pending = len(todo.pending)
+        pending = len(todo.pending) + len(todo.blocked)
         outcome = Outcome(todo.subject, len(todo.actions) - todo.changes - pending, todo.changes, pending)
         self._session.report(outcome.recap)
         return outcome
 
 
-def _carry_out(session: Session, todo: Plan, journal: Any, cancelled: Any) -> Outcome:
-    return carry_out(todo, session.host, journal, session.report, cancelled)
+def _image_plan(session: Session, image: ImagePlan) -> Plan:
+    return plan(f"image/{image.name}", images.needed(session.view, image), session.view, {})
 
 
-def _settled(session: Session, member: _Member, outcome: Outcome) -> VmRecord:
-    """The record as it is after the run: what runs is found out, never assumed."""
-    record = member.record
-    alive = vmm_process(session.view.processes, record, session.handles.of(record.directory)) is not None
-    error = str(outcome.error) if outcome.error else ""
-    return record.with_runtime(state="running" if alive else "stopped", last_error=error)
-
-
-def _record(
-    session: Session, request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, network: Network
-) -> VmRecord:
-    directory = session.home.vm_directory(vm_id)
-    runtime = VmRuntime(
-        state="stopped",
-        guest_ip=nic.ip,
-        api_socket=str(directory / "api.sock"),
-        vsock_path=str(directory / "vsock.sock"),
-        vsock_cid=3 + int(vm_id, 16) % (2**32 - 4),
-        log_path=str(directory / "console.log"),
-        metrics_path=str(directory / "metrics.json"),
-        dns_name=f"{request.name}.banger",
-        vm_directory=str(directory),
-        system_overlay=str(directory / "root.ext4"),
-        work_disk=str(directory / "work.ext4") if request.work_disk_bytes else "",
-    )
-    if old:
-        runtime = replace(runtime, state=old.runtime.state, last_error=old.runtime.last_error)
-    return VmRecord(
-        id=vm_id,
-        name=request.name,
-        image=request.image,
-        image_digest=old.image_digest if old else "",
-        vcpus=request.vcpus,
-        memory_bytes=request.memory_bytes,
-        root_disk_bytes=request.root_disk_bytes,
-        work_disk_bytes=request.work_disk_bytes,
-        storage=request.storage,
-        workdisk=request.workdisk,
-        vmm=request.vmm,
-        nic=nic,
-        network_options=_plain(network.options),
-        runtime=runtime,
-        authorized_keys=tuple(request.authorized_keys),
-        tags=tuple(request.tags),
-    )
-
-
-def _plain(options: object) -> dict[str, Any]:
-    from dataclasses import asdict, is_dataclass
-
-    return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
-
-
-def _by_place(problem: Problem) -> tuple[str, int, int]:
-    return (problem.place.file, problem.place.line, problem.place.column) if problem.place else ("", 0, 0)
+def _changes(todo: Plan | BangerError) -> bool:
+    return isinstance(todo, Plan) and todo.changes > 0

@@ -17,7 +17,7 @@ class Home:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Home:
         if chosen := environment.get("BANGER_HOME"):
-            return cls(Path(chosen).absolute())
+            return cls(Path(chosen).resolve())  # one spelling only: a VMM is found by the path of its socket
         if os.geteuid() == 0:
             return cls(Path("/var/lib/banger"))
         state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")

@@ -30,6 +30,8 @@ class ImagePlan:
     name: str
     digest: str
     directory: Path
+    base: Path
+    """The directory of the image it is made from; its own when it is not customised."""
     resources: tuple[Resource, ...]
 
 
@@ -99,7 +101,7 @@ def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: Gue
     resources = plugins.prepare_image(spec, base)
     ours = _customisation_recipe(customisation)
     if not any(ours.values()) and spec.work_seed_bytes is None:
-        return ImagePlan(spec.name, base_digest, base, tuple(resources))
+        return ImagePlan(spec.name, base_digest, base, base, tuple(resources))
     digest = _digest({"base": base_digest, "customisation": ours, "work_seed_bytes": spec.work_seed_bytes})
     directory = home.image_directory(digest)
     customised = CustomisedImage(
@@ -110,7 +112,7 @@ def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: Gue
         customisation=customisation,
         work_seed_bytes=spec.work_seed_bytes,
     )
-    return ImagePlan(spec.name, digest, directory, (*resources, customised))
+    return ImagePlan(spec.name, digest, directory, base, (*resources, customised))
 
 
 def needed(host: HostView, image: ImagePlan) -> tuple[Resource, ...]:

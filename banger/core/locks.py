@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from banger.errors import Busy
+from banger.errors import Busy, StateError
 
 
 @contextmanager
@@ -18,8 +18,13 @@ def locked(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None
     The holder's pid and purpose stand in the file, for the message of whoever does not get it. Raises Busy when
     `wait` is False and another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = _acquire(path, wait)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = _acquire(path, wait)
+    except OSError as error:
+        raise StateError(
+            f"cannot take the lock {path}: {error.strerror}", hint="choose another $BANGER_HOME, or mend that directory"
+        ) from error
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} {purpose}\n".encode(), 0)

@@ -20,6 +20,7 @@ class Verb(Enum):
     UPDATE = "update"
     REMOVE = "remove"
     PENDING = "pending"  # it differs, and mending it would need more than was asked for
+    BLOCKED = "blocked"  # it should be made, and cannot be before something pending is mended
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Plan:
     @property
     def changes(self) -> int:
         return sum(action.changes for action in self.actions)
+
+    @property
+    def blocked(self) -> tuple[Action, ...]:
+        return tuple(action for action in self.actions if action.verb is Verb.BLOCKED)
 
     @property
     def pending(self) -> tuple[Action, ...]:
@@ -107,9 +112,10 @@ def plan(
         action = _action(resource, seen, users)
         blocker = next((waiting[need] for need in resource.needs if need in waiting), None)
         if blocker and action.changes:
-            action = Action(Verb.PENDING, resource, action.handle, f"waits for {blocker}")
-        if action.verb is Verb.PENDING:
-            waiting[resource.key] = blocker or resource.key
+            action = Action(Verb.BLOCKED, resource, action.handle, f"waits for {blocker}")
+        there = seen[resource.key]
+        if blocker or (isinstance(there, Drifted) and not there.usable and action.verb is Verb.PENDING):
+            waiting[resource.key] = blocker or f"{resource.key} ({action.reason})"
         actions.append(action)
     return Plan(subject, (*removals, *actions))
 
@@ -158,19 +164,22 @@ def _remade(
 ) -> set[str]:
     """The keys to be taken away and made again, as far as that was asked for."""
     remade: set[str] = set()
+    stranded: set[str] = set()  # what could not be started again on what will stay as it is
     for resource in order:
         users = dependents[resource.key]
         running = {user.key for user in users if user.lifetime is Lifetime.BOOT}
         match seen[resource.key]:
             case Present():
                 continue
-            case Drifted(in_place=False) if resource.lifetime is Lifetime.DISK:
+            case Drifted(in_place=False, usable=usable) if resource.lifetime is Lifetime.DISK:
                 if recreate and not resource.keeps:
                     remade |= {resource.key} | {user.key for user in users if not user.keeps}
+                elif not usable:
+                    stranded |= running
             case Drifted(in_place=False):
                 if restart:
                     remade |= {resource.key} | running
             case _:
                 if restart:
                     remade |= running
-    return remade
+    return remade - stranded

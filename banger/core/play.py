@@ -165,7 +165,7 @@ class PlayReader:
         if not isinstance(name, str) or isinstance(name, Unrendered):
             return None
         if name not in known:
-            hint = did_you_mean(name, known) or "no plugin has one: see banger plugin list"
+            hint = did_you_mean(name, known) or "no plugin has one: see banger plugins list"
             self._problem(options.place_of(entry, key), f"no {kind} is named '{name}'", hint)
         return known.get(name)
 

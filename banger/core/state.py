@@ -174,7 +174,20 @@ def _document(database: TinyDB) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace `path` (mode 0600) whole or not at all: temporary file, fsync, rename, directory fsync."""
+    """Replace `path` (mode 0600) whole or not at all: temporary file, fsync, rename, directory fsync.
+
+    Raises StateError; the old content is then still there.
+    """
+    try:
+        _replace(path, content, durable)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {path}: {error.strerror}; what it held before is still there",
+            hint=f"df -h {path.parent}; ls -ld {path.parent}",
+        ) from error
+
+
+def _replace(path: Path, content: bytes, durable: bool) -> None:
     import tempfile  # reading state, the more frequent thing, needs none of it
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from banger.core.plan import ordered
 from banger.core.report import Report
-from banger.errors import Busy
+from banger.errors import Busy, StateError
 from banger.host import Host
 from banger.resource import Handle, Resource, Stage
 
@@ -22,11 +22,13 @@ def tear_down(
     handles: Mapping[str, Handle],
     report: Report,
     forget: Callable[[Resource], None],
+    *,
+    discard: bool = False,
 ) -> list[Exception]:
     """Remove every resource, last made first, and tell `forget` of each that is proven gone.
 
     Returns what failed, in order. A failure never stops the rest, but nothing is taken from under what could not be
-    removed: a disk stays while its VMM may still be writing to it.
+    removed: a disk stays while its VMM may still be writing to it. `discard`: all of it goes, nothing is to be spared.
     """
     failures: list[Exception] = []
     kept: set[str] = set()
@@ -35,23 +37,27 @@ def tear_down(
             kept.update(resource.needs)
             continue
         try:
-            remove(resource, host, handles.get(resource.key), staging(subject, resource, report))
+            stage = staging(subject, resource, report)
+            remove(resource, host, handles.get(resource.key), stage, discard=discard)
         except Exception as error:  # noqa: BLE001  # the point: one failure must not strand all the others
             error.add_note(f"while removing {resource.key}")
             failures.append(error)
             kept.update(resource.needs)
-        else:
+            continue
+        report({"type": "done", "subject": subject, "verb": "remove", "resource": resource.key})
+        try:
             forget(resource)
-            report({"type": "done", "subject": subject, "verb": "remove", "resource": resource.key})
+        except StateError as error:  # it is gone all the same
+            failures.append(error)
     return failures
 
 
-def remove(resource: Resource, host: Host, handle: Handle | None, stage: Stage) -> None:
+def remove(resource: Resource, host: Host, handle: Handle | None, stage: Stage, *, discard: bool = False) -> None:
     """Remove one resource, trying again for a while as long as it is busy."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            resource.remove(host, handle, stage)
+            (resource.discard if discard else resource.remove)(host, handle, stage)
         except Busy:
             if time.monotonic() >= deadline:
                 raise

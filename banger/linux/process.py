@@ -24,23 +24,26 @@ _DEAD_STATES = "ZXx"
 class LinuxProcesses:
     """See `banger.host.Processes`."""
 
-    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
-        """The live process whose command line `names` this argument.
+    def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        """The live VMM that `owns` this socket.
 
         `hint` is looked at first. Of several, the one that started first. We ourselves are never the answer.
         """
-        if not argument:
-            raise ValueError("an empty argument is in every command line")
-        wanted = os.fsencode(argument)
-        if hint is not None and _start_time(hint.pid) == hint.start_time and _mentions(hint.pid, wanted):
+        wanted = os.fsencode(socket)
+        if hint is not None and _start_time(hint.pid) == hint.start_time and owns(_arguments(hint.pid), wanted):
             return hint
         ourselves = os.getpid()
         found = [
             ProcessIdentity(pid, start_time)
             for pid in _all_pids()
-            if pid != ourselves and _mentions(pid, wanted) and (start_time := _start_time(pid)) is not None
+            if pid != ourselves and owns(_arguments(pid), wanted) and (start_time := _start_time(pid)) is not None
         ]
         return min(found, key=lambda process: (process.start_time, process.pid), default=None)
+
+    def arguments(self, process: ProcessIdentity) -> list[str] | None:
+        """Its command line, the program's name first; None when it is gone."""
+        arguments = [os.fsdecode(argument) for argument in _arguments(process.pid)]
+        return arguments if _start_time(process.pid) == process.start_time else None
 
     def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
         """Start a process of its own session that outlives us: stdin is /dev/null, output is appended to `log`.
@@ -143,18 +146,25 @@ def _all_pids() -> list[int]:
     return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
 
 
-def names(argument: bytes, wanted: bytes) -> bool:
-    """Whether an argument is this one, or an option list with it as a value: `PATH`, `…,path=PATH,…`, `unix:PATH,…`.
+def owns(arguments: Sequence[bytes], socket: bytes) -> bool:
+    """Whether a command line is of a VMM that listens on this socket.
 
-    A program that only talks to a VMM, or reads its log, has the path elsewhere in its words.
+    QEMU has it as a value in an option list (`…,path=PATH,…` or `unix:PATH,…`), Firecracker as `--api-sock PATH`. A
+    program that only talks to a VMM, or reads its log, has the path elsewhere in its words.
     """
-    begin = argument.find(wanted)
-    before, after = argument[:begin], argument[begin + len(wanted) :]
-    return begin >= 0 and (not before or before.endswith((b"=", b"unix:"))) and (not after or after.startswith(b","))
+    for before, argument in zip((b"", *arguments), arguments, strict=False):
+        begin = argument.find(socket)
+        if begin < 0:
+            continue
+        head, tail = argument[:begin], argument[begin + len(socket) :]
+        listed = head.endswith((b"path=", b"unix:")) and (not tail or tail.startswith(b","))
+        if listed or (before == b"--api-sock" and argument == socket):
+            return True
+    return False
 
 
-def _mentions(pid: int, wanted: bytes) -> bool:
-    return any(names(part, wanted) for part in _command_line(pid).split(b"\0"))
+def _arguments(pid: int) -> list[bytes]:
+    return _command_line(pid).split(b"\0")[:-1]
 
 
 def _command_line(pid: int) -> bytes:

@@ -126,5 +126,5 @@ class SimulatedExt4:
             raise DiskError(error.message) from error
 
     def _refuse_busy(self, disk: Path) -> None:
-        if disk in self.busy or self._host.processes.find(str(disk)) is not None:
+        if disk in self.busy or self._host.processes.uses(disk):
             raise Busy(f"{disk} is in use")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from banger.errors import Busy, HostError, VmmError
 from banger.host import ProcessIdentity
-from banger.linux.process import names
+from banger.linux.process import owns
 
 if TYPE_CHECKING:
     from banger.testing import SimulatedHost
@@ -49,13 +49,17 @@ class SimulatedProcesses:
         self._host = host
         self._clock = itertools.count(5000)
 
-    def find(self, argument: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
-        if not argument:
-            raise ValueError("an empty argument is in every command line")
-        found = [
-            p.identity for p in self.all if p.alive and any(names(part.encode(), argument.encode()) for part in p.argv)
-        ]
+    def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
+        wanted = socket.encode()
+        found = [p.identity for p in self.all if p.alive and owns([each.encode() for each in p.argv], wanted)]
         return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
+
+    def uses(self, disk: Path) -> bool:
+        """Whether a live process was given this disk; the real host finds it locked then."""
+        return any(str(disk) in argument for process in self.all if process.alive for argument in process.argv)
+
+    def arguments(self, process: ProcessIdentity) -> list[str] | None:
+        return next((list(p.argv) for p in self.all if p.alive and p.identity == process), None)
 
     def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
         if self._host.tools.which(argv[0]) is None:

@@ -42,7 +42,7 @@ def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostV
     if port is None:
         raise HostError(
             f"no port is left for ssh to a new VM: all of {PORTS.start} to {PORTS.stop - 1} on {LOOPBACK} are taken",
-            hint="banger vm delete what is not needed any more",
+            hint="banger destroy what is not needed any more",
         )
     return Nic(
         network=network.name,

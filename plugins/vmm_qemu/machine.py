@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from banger.types import Disk, TapAttachment, UserAttachment
 
-__all__ = ["KERNEL_ARGUMENTS", "Accelerator", "Machine", "command"]
+__all__ = ["KERNEL_ARGUMENTS", "Accelerator", "Machine", "command", "started_with"]
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -39,11 +40,6 @@ class Machine:
     attachment: UserAttachment | TapAttachment
     console_log: Path
 
-    @property
-    def digest(self) -> str:
-        """Changes when the machine does; a running one then has to be started anew."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
-
 
 def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> list[str]:
     """The command line (qemu(1)). Nothing is there but what is named: no default devices, no user's own settings."""
@@ -65,6 +61,13 @@ def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> lis
     argv += ["-chardev", f"file,id=console,path={_value(machine.console_log)}", "-serial", "chardev:console"]
     argv += ["-qmp", f"unix:{_value(api_socket)},server=on,wait=off"]
     return argv
+
+
+def started_with(arguments: Sequence[str]) -> tuple[int, int]:
+    """How many processors and bytes of memory a command line of ours gave its machine; 0 for what it does not say."""
+    values = dict(pairwise(arguments))
+    vcpus, memory = values.get("-smp", "0"), values.get("-m", "0M")
+    return int(vcpus), int(memory.removesuffix("M")) * 2**20
 
 
 def _netdev(attachment: UserAttachment | TapAttachment, guest_ip: str) -> str:

@@ -13,7 +13,7 @@ from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
 from banger.types import Size
 
-from .machine import Accelerator, Machine, command
+from .machine import Accelerator, Machine, command, started_with
 
 __all__ = ["GUEST_SHUTDOWN_S", "QemuProcess"]
 
@@ -45,11 +45,9 @@ class QemuProcess(Resource):
         process = self._find(host, recorded)
         if process is None:
             return Absent()
-        handle: Handle = {"pid": process.pid, "start_time": process.start_time, "api_socket": str(self.api_socket)}
-        if recorded is None or _identity(recorded) != process:
-            return Present(handle)
-        handle = {**recorded, **handle}
-        differences = self._differences(recorded)
+        same = recorded if recorded and _identity(recorded) == process else {}
+        handle = {**same, **self._handle(process)}
+        differences = self._differences(host.processes.arguments(process) or [])
         return Drifted(handle, differences, in_place=False) if differences else Present(handle)
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
@@ -70,19 +68,17 @@ class QemuProcess(Resource):
         except BaseException:
             host.processes.kill(process)
             raise
-        return {
-            "pid": process.pid,
-            "start_time": process.start_time,
-            "api_socket": str(self.api_socket),
-            "accelerator": accelerator,
-            "vcpus": self.machine.vcpus,
-            "memory_bytes": self.machine.memory_bytes,
-            "machine": self.machine.digest,
-        }
+        return {**self._handle(process), "accelerator": accelerator}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        self._end(host, handle, stage, ask_the_guest=True)
+
+    def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
+        self._end(host, handle, stage, ask_the_guest=False)
+
+    def _end(self, host: Host, handle: Handle | None, stage: Stage, *, ask_the_guest: bool) -> None:
         process = self._find(host, handle)
-        if process is not None and not self._shut_down(host, process, stage):
+        if process is not None and not (ask_the_guest and self._shut_down(host, process, stage)):
             stage("stopping QEMU")
             with contextlib.suppress(VmmError):  # it may be past answering; it is killed then
                 host.qmp.execute(self.api_socket, "quit")
@@ -97,16 +93,22 @@ class QemuProcess(Resource):
     def _find(self, host: HostView, handle: Handle | None) -> ProcessIdentity | None:
         return host.processes.find(str(self.api_socket), _identity(handle))
 
-    def _differences(self, recorded: Handle) -> tuple[str, ...]:
-        """What of the machine has been changed since it was started, in the user's words."""
-        if self.machine is None or recorded.get("machine", self.machine.digest) == self.machine.digest:
+    def _handle(self, process: ProcessIdentity) -> Handle:
+        return {"pid": process.pid, "start_time": process.start_time, "api_socket": str(self.api_socket)}
+
+    def _differences(self, arguments: list[str]) -> tuple[str, ...]:
+        """What of the machine is not as it was started, in the user's words; its own command line is the witness."""
+        if self.machine is None:
             return ()
-        had, has = recorded, self.machine
+        accelerators: tuple[Accelerator, ...] = ("kvm", "tcg")
+        if arguments[1:] in [command(self.machine, self.api_socket, each)[1:] for each in accelerators]:
+            return ()
+        vcpus, memory_bytes = started_with(arguments)
         named = []
-        if had.get("vcpus", has.vcpus) != has.vcpus:
-            named.append(f"vcpus {had['vcpus']} -> {has.vcpus}")
-        if had.get("memory_bytes", has.memory_bytes) != has.memory_bytes:
-            named.append(f"memory {Size(had['memory_bytes'])} -> {Size(has.memory_bytes)}")
+        if vcpus != self.machine.vcpus:
+            named.append(f"vcpus {vcpus} -> {self.machine.vcpus}")
+        if memory_bytes != self.machine.memory_bytes:
+            named.append(f"memory {Size(memory_bytes)} -> {Size(self.machine.memory_bytes)}")
         return tuple(named) or ("its disks, network or kernel have changed",)
 
     def _wait_until_running(self, host: Host, process: ProcessIdentity) -> None:

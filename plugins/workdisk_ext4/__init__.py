@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger import diskfile
 from banger.errors import DiskError
 from banger.guestconfig import GuestConfig
 from banger.hooks import hookimpl
 from banger.host import Host, HostView
-from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
+from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
 from banger.types import WORK_MOUNT_POINT, Disk, GuestDisk, GuestFile, Image, Mount, Problem, Size, Vm, WorkDisk
 
 SMALLEST_BYTES = 16 * 2**20
@@ -40,13 +41,9 @@ class Ext4WorkDisk(Resource):
     keeps = True
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        status = host.files.status(self.path)
-        if status is None:
+        if host.files.status(self.path) is None:
             return Absent()
-        if status.size_bytes != self.size_bytes:
-            difference = f"work_disk {Size(status.size_bytes)} -> {Size(self.size_bytes)}"
-            return Drifted({}, (difference,), in_place=status.size_bytes < self.size_bytes)
-        return Present()
+        return diskfile.observe_size(host, self.path, self.size_bytes, "work_disk") or Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         unfinished = self.path.with_suffix(".new")
@@ -63,12 +60,12 @@ class Ext4WorkDisk(Resource):
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
         stage("resizing work disk")
-        host.ext4.grow(self.path, self.size_bytes)
+        diskfile.grow(host, self.path, self.size_bytes)
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         host.files.remove(self.path.with_suffix(".new"))
-        host.files.remove(self.path)
+        diskfile.remove(host, self.path)
 
     def _clone_seed(self, host: Host, seed: Path, unfinished: Path, stage: Stage) -> None:
         if self.size_bytes < self.seed_bytes:  # before anything is copied

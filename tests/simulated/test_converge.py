@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import banger_vmm_qemu
 import banger_workdisk_ext4
 import pytest
 
+from banger.core import apply as apply_room
 from banger.core.apply import Outcome
 from banger.core.converge import ApplyOptions, apply, destroy
 from banger.core.handles import HandleCache
@@ -25,8 +27,8 @@ from banger.core.home import Home
 from banger.core.plugins import Plugins
 from banger.core.report import Event
 from banger.core.session import Session
-from banger.core.state import Store
-from banger.errors import BangerError, PlaybookError
+from banger.core.state import Store, VmRecord
+from banger.errors import BangerError, PlaybookError, StateError
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
 from banger.linux.host import ReadOnlyHost
@@ -106,25 +108,31 @@ class World:
         self.home = Home(directory / "home")
         self.directory = directory
         self.events: list[Event] = []
+        self.blocked: set[str] = set()
 
-    def write(self, greeting: str = "all", state: str = "running") -> Path:
+    def write(self, greeting: str = "all", state: str = "running", *changes: tuple[str, str]) -> Path:
         path = self.directory / "playbook.yml"
-        path.write_text(PLAYBOOK.replace("GREETING", greeting).replace("STATE", state))
+        text = PLAYBOOK.replace("GREETING", greeting).replace("STATE", state)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
         return path
 
     def session(self) -> Session:
         self.events = []
-        plugins = Plugins.of(
-            guestconfig_base=banger_guestconfig_base,
-            guestconfig_net=banger_guestconfig_net,
-            guestconfig_sshd=banger_guestconfig_sshd,
-            image_tiny=TinySource(),
-            network_user=banger_network_user,
-            storage_file=banger_storage_file,
-            storage_overlay=banger_storage_overlay,
-            vmm_qemu=banger_vmm_qemu,
-            workdisk_ext4=banger_workdisk_ext4,
-        )
+        modules: dict[str, object] = {
+            "guestconfig_base": banger_guestconfig_base,
+            "guestconfig_net": banger_guestconfig_net,
+            "guestconfig_sshd": banger_guestconfig_sshd,
+            "image_tiny": TinySource(),
+            "network_user": banger_network_user,
+            "storage_file": banger_storage_file,
+            "storage_overlay": banger_storage_overlay,
+            "vmm_qemu": banger_vmm_qemu,
+            "workdisk_ext4": banger_workdisk_ext4,
+        }
+        plugins = Plugins.of(**{name: module for name, module in modules.items() if name not in self.blocked})
         store = Store(self.home.state, self.home.lock("state"))
         handles = HandleCache(self.host.boot_id)
         return Session(self.home, store, plugins, self.host, ReadOnlyHost(self.host), handles, self.events.append)
@@ -138,6 +146,19 @@ class World:
 
     def changed(self) -> int:
         return sum(event["changed"] for event in self.events if event["type"] == "recap")
+
+    def record(self, name: str) -> VmRecord:
+        record = Store(self.home.state, self.home.lock("state")).snapshot().vm(name)
+        assert record is not None
+        return record
+
+    def runs(self, name: str) -> bool:
+        return self.host.processes.find(self.record(name).runtime.api_socket) is not None
+
+    def reasons(self) -> list[str]:
+        """Why something waits, as the last command told."""
+        actions = [action for event in self.events if event["type"] == "plan" for action in event["actions"]]
+        return [action["reason"] for action in actions if action["verb"] in ("pending", "blocked")]
 
     def of_vms(self) -> list[Path]:
         return [path for path in self.host.files.list(self.home.root / "vms") if path.name != "handles.json"]
@@ -325,3 +346,194 @@ def test_every_crash_during_apply_is_followed_by_convergence(short: Path, after:
         world.destroy(path)
         assert world.of_vms() == []
         assert not any(process.alive for process in world.host.processes.all)
+
+
+OTHER_IMAGE = ('content: "tiny\\n"', 'content: "other\\n"')
+
+
+def test_changed_image_waits_for_recreate_and_the_vm_starts_on_its_old_one(world: World) -> None:
+    world.apply(world.write())
+    path = world.write("all", "running", OTHER_IMAGE)
+    for restart in (False, True):
+        outcome = world.apply(path, restart=restart)["vm/web"]
+        assert (outcome.error, outcome.pending) == (None, 1)
+        assert world.reasons()[-1] == "image tiny has changed: needs --recreate"
+        assert world.runs("web")
+    world.host.reboot()
+    assert world.apply(path)["vm/web"].error is None
+    assert world.runs("web"), "a change that waits never keeps a VM from starting"
+    before = world.content("web", "work.ext4", "/.greeting")
+    outcome = world.apply(path, recreate=True)["vm/web"]
+    assert (outcome.error, outcome.pending) == (None, 0)
+    assert world.content("web", "work.ext4", "/.greeting") == before
+    world.apply(path)
+    assert world.changed() == 0
+
+
+def test_changed_image_whose_old_one_is_gone_is_a_failure_that_says_what_to_do(world: World) -> None:
+    world.apply(world.write())
+    old = world.home.image_directory(world.record("web").image_digest)
+    world.host.reboot()
+    world.host.files.remove_tree(old)
+    outcome = world.apply(world.write("all", "running", OTHER_IMAGE))["vm/web"]
+    assert "made for another image: needs --recreate" in str(outcome.error)
+    assert not world.runs("web")
+
+
+def test_other_storage_is_never_booted_from_the_wrong_disk(world: World) -> None:
+    world.apply(world.write())
+    path = world.write("all", "running", ("{name: web}", "{name: web, storage: file}"))
+    outcome = world.apply(path, restart=True)["vm/web"]
+    assert outcome.error is None
+    assert any("made for another storage" in reason for reason in world.reasons())
+    assert world.content("web", "root.ext4", "/upper/etc/greeting") is not None, "the old disk is untouched"
+    assert world.apply(path, recreate=True)["vm/web"].error is None
+    assert world.content("web", "root.ext4", "/etc/greeting") == b"hello all from web\n"
+    assert world.runs("web")
+
+
+def test_smaller_work_disk_is_told_and_stops_nothing(world: World) -> None:
+    world.apply(world.write())
+    path = world.write("all", "running", ("work_disk: 64MiB", "work_disk: 48MiB"))
+    world.host.reboot()
+    outcome = world.apply(path)["vm/web"]
+    assert (outcome.error, outcome.pending) == (None, 1)
+    assert world.runs("web")
+
+
+def test_work_disk_smaller_than_the_seed_is_a_problem_of_the_playbook(world: World) -> None:
+    with pytest.raises(PlaybookError, match="smaller than its image's work seed, 32MiB"):
+        world.apply(world.write("all", "running", ("work_disk: 64MiB", "work_disk: 24MiB")))
+    assert world.host.effects == []
+
+
+def test_unknown_plugins_are_problems_with_a_suggestion(world: World) -> None:
+    path = world.write("all", "running", ("{name: web}", "{name: web, storage: overlya, vmm: qemuu}"))
+    with pytest.raises(PlaybookError) as error:
+        world.apply(path)
+    assert [problem.hint for problem in error.value.problems] == ["did you mean 'overlay'?", "did you mean 'qemu'?"]
+    assert world.host.effects == []
+
+
+@pytest.mark.parametrize("plugin", ["storage_overlay", "vmm_qemu", "workdisk_ext4"])
+def test_destroy_without_the_plugin_that_made_it_leaves_nothing(world: World, plugin: str) -> None:
+    path = world.write()
+    world.apply(path)
+    world.blocked = {plugin}
+    outcomes = world.destroy(path)
+    assert all(outcome.error is None for outcome in outcomes.values())
+    assert world.of_vms() == []
+    assert not any(process.alive for process in world.host.processes.all)
+    assert world.session().store.snapshot().vms() == []
+
+
+def test_other_network_waits_for_restart_and_ssh_stays_where_it_is(world: World) -> None:
+    world.apply(world.write())
+    old = world.record("web").nic
+    closed = "  networks: [{name: closed, plugin: user, outbound: false}]\n  vms:\n    - {name: web, network: closed}"
+    path = world.write("all", "running", ("  vms:\n    - {name: web}", closed))
+    assert world.apply(path)["vm/web"].pending == 1
+    assert world.record("web").nic == old
+    assert world.apply(path, restart=True)["vm/web"].error is None
+    assert world.record("web").nic.network == "closed"
+    world.apply(path)
+    assert (world.changed(), world.reasons()) == (0, [])
+
+
+def test_port_that_someone_else_took_is_given_up_at_the_next_start(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    port = world.record("web").nic.ssh.port
+    world.host.reboot()
+    world.host.network.taken.add(port)
+    assert world.apply(path)["vm/web"].error is None
+    assert world.record("web").nic.ssh.port != port
+
+
+def test_check_tells_of_vms_that_would_be_removed(world: World) -> None:
+    world.apply(world.write())
+    before = list(world.host.effects)
+    outcomes = world.apply(world.write(state="absent"), check=True)
+    assert outcomes["vm/db"].changed > 3
+    assert world.host.effects == before
+
+
+def test_lost_handles_do_not_hide_a_changed_machine(world: World) -> None:
+    world.apply(world.write())
+    (world.record("web").directory / "handles.json").unlink()
+    world.apply(world.write("all", "running", ("{name: web}", "{name: web, memory: 1GiB}")))
+    assert world.reasons() == ["memory 512MiB -> 1GiB: needs --restart"]
+
+
+def test_spoilt_note_of_one_vm_is_that_vms_alone(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    world.host.files.write(world.record("web").directory / "root.image", b"\xff\xfe")
+    outcomes = world.apply(path)
+    assert outcomes["vm/db"].error is None
+    assert outcomes["vm/web"].pending == 1
+
+
+def test_half_a_host_key_is_made_again(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    world.host.files.remove(world.record("web").directory / "ssh_host_ed25519_key")
+    assert world.apply(path, restart=True)["vm/web"].error is None
+    world.destroy(path)
+    assert world.session().store.snapshot().vms() == []
+
+
+def test_failed_customisation_keeps_the_base(world: World) -> None:
+    path = world.write()
+    world.host.fail_at(6)
+    outcome = world.apply(path)["image/tiny"]
+    assert outcome.error is not None
+    world.host.restart()
+    before = len(world.host.effects)
+    assert world.apply(path)["image/tiny"].error is None
+    made = [effect for effect in world.host.effects[before:] if "vmlinuz" in effect and "write" in effect]
+    assert made == [], "the base was not built a second time"
+
+
+def test_destroy_with_handles_that_cannot_be_written_still_removes_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.write()
+    world.apply(path)
+
+    def full(path: Path, content: bytes, *, durable: bool = True) -> None:
+        raise StateError("cannot write: No space left on device")
+
+    monkeypatch.setattr("banger.core.handles.write_atomically", full)
+    assert all(outcome.error is None for outcome in world.destroy(path).values())
+    assert world.of_vms() == []
+    assert not any(process.alive for process in world.host.processes.all)
+
+
+class _Later(ThreadPoolExecutor):
+    """Begins nothing before an interrupt has been noticed."""
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
+        def later() -> Any:
+            assert arguments[-1].wait(5), "the flag of the run is its last argument"
+            return function(*arguments, **options)
+
+        return super().submit(later)
+
+
+def test_interrupt_of_a_destroy_leaves_what_was_not_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = world.write()
+    world.apply(path)
+    waits: list[object] = []
+
+    def interrupted_once(futures: Any) -> None:
+        waits.append(futures)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        wait(futures)
+
+    monkeypatch.setattr(apply_room, "wait", interrupted_once)
+    monkeypatch.setattr(apply_room, "ThreadPoolExecutor", _Later)
+    outcomes = world.destroy(path)
+    assert {type(outcome.error) for outcome in outcomes.values()} == {apply_room.Interrupted}
+    assert world.runs("web")

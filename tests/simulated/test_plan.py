@@ -76,18 +76,29 @@ def test_plan_looks_again_at_an_unverified_disk_only_before_it_is_used() -> None
 
 
 def test_plan_that_needs_a_new_disk_starts_nothing_on_the_old_one() -> None:
-    things = vm(Drifted({}, ("made over another image",), in_place=False), Absent())
-    made = plan("vm", things, HOST, {})
+    things = vm(Drifted({}, ("made for another image",), in_place=False, usable=False), Absent())
+    made = plan("vm", things, HOST, {}, restart=True)
     assert made.changes == 0
-    assert [action.reason for action in made.pending] == [
-        "made over another image: needs --recreate",
-        "waits for vm/disk",
-    ]
+    (pending,), (blocked,) = made.pending, made.blocked
+    assert pending.reason == "made for another image: needs --recreate"
+    assert blocked.reason == "waits for vm/disk (made for another image: needs --recreate)"
     assert verbs(plan("vm", things, HOST, {}, recreate=True)) == [
         ("remove", "vm/disk"),
         ("create", "vm/disk"),
         ("create", "vm/vmm"),
     ]
+
+
+def test_plan_with_restart_stops_nothing_that_could_not_start_again() -> None:
+    things = vm(Drifted({}, ("made for another image",), in_place=False, usable=False), Present())
+    made = plan("vm", things, HOST, {}, restart=True)
+    assert made.changes == 0
+    assert len(made.pending) == 1
+
+
+def test_plan_starts_a_vm_on_a_disk_that_is_only_too_large() -> None:
+    things = vm(Drifted({}, ("work_disk 64MiB -> 48MiB",), in_place=False), Absent(), keeps=True)
+    assert verbs(plan("vm", things, HOST, {})) == [("pending", "vm/disk"), ("create", "vm/vmm")]
 
 
 def test_plan_never_makes_anew_what_holds_data() -> None:

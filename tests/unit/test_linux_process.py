@@ -59,7 +59,7 @@ def test_start_outlives_the_program_that_started_it(tmp_path: Path) -> None:
     marker = f"marker-{uuid.uuid4()}"
     program = (
         "from pathlib import Path; from banger.linux.process import LinuxProcesses; import sys, os, signal\n"
-        f"argv = [sys.executable, '-S', '-c', {WAIT!r}, {marker!r}]\n"
+        f"argv = [sys.executable, '-S', '-c', {WAIT!r}, {'path=' + marker!r}]\n"
         f"LinuxProcesses().start(argv, log=Path({str(tmp_path / 'log')!r}), cwd=Path('/'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -80,7 +80,7 @@ def test_start_what_cannot_be_executed_is_a_command_error(tmp_path: Path) -> Non
 
 def test_a_zombie_is_dead(start: Start) -> None:
     marker = f"marker-{uuid.uuid4()}"
-    process = start("", marker)
+    process = start("", f"path={marker}")
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended and nobody has collected it
     assert module._stat(process.pid) == ("Z", process.start_time)
     assert PROCESSES.find(marker, process) is None
@@ -108,7 +108,7 @@ def test_start_time_is_read_behind_the_last_parenthesis(start: Start, tmp_path: 
 def test_find_of_several_is_the_first_started(start: Start) -> None:
     marker = f"marker-{uuid.uuid4()}"
     first = start(WAIT, f"a,path={marker}")
-    second = start(WAIT, marker)
+    second = start(WAIT, f"unix:{marker},server")
     assert PROCESSES.find(marker) == min(first, second, key=lambda process: (process.start_time, process.pid))
     assert PROCESSES.find(marker, second) == second
 
@@ -121,7 +121,7 @@ def test_find_is_never_ourselves() -> None:
 
 def test_find_an_argument_does_not_span_two(start: Start) -> None:
     marker = f"marker-{uuid.uuid4()}"
-    start(WAIT, marker, "next")
+    start(WAIT, f"path={marker}", "next")
     assert PROCESSES.find(f"{marker}\0next") is None
 
 
@@ -135,3 +135,21 @@ def test_kill_that_does_not_help_is_busy(start: Start, monkeypatch: pytest.Monke
 
 def test_kill_a_process_that_was_never_there_is_success() -> None:
     PROCESSES.kill(ProcessIdentity(2**22 - 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mine"),
+    [
+        (["qemu", "-chardev", "socket,id=q,server=on,path=/a/api.sock"], True),
+        (["qemu", "-chardev", "socket,path=/a/api.sock,server=on"], True),
+        (["qemu", "-qmp", "unix:/a/api.sock,server=on"], True),
+        (["firecracker", "--api-sock", "/a/api.sock"], True),
+        (["nc", "-U", "/a/api.sock"], False),
+        (["socat", "-", "UNIX-CONNECT:/a/api.sock"], False),
+        (["tail", "/a/api.sock.log"], False),
+        (["qemu", "-chardev", "socket,path=/a/api.sock.old"], False),
+        (["firecracker", "--api-sock", "/b/a/api.sock"], False),
+    ],
+)
+def test_owns_is_the_vmm_and_nobody_who_talks_to_it(arguments: list[str], mine: bool) -> None:  # seed S4
+    assert module.owns([argument.encode() for argument in arguments], b"/a/api.sock") is mine

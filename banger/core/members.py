@@ -1,0 +1,232 @@
+"""From a playbook's VM requests to the VMs of a run: what was chosen once stays chosen, what must wait is said.
+
+Looks at the host and the records, and changes neither.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from banger.core import images, tasks
+from banger.core.assemble import assemble, hidden_files, split_by_wish
+from banger.core.handles import vmm_process
+from banger.core.images import ImagePlan
+from banger.core.plan import Action, Plan, Verb, plan
+from banger.core.playbook import ImageRequest, Playbook, VmRequest
+from banger.core.session import Session
+from banger.core.state import Records, VmRecord, VmRuntime
+from banger.core.suggest import did_you_mean
+from banger.errors import Problem
+from banger.guestconfig import GuestConfig
+from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One VM of a run, with everything planning needs. `waiting`: what of the wish is not taken up, and until when."""
+
+    request: VmRequest
+    record: VmRecord
+    vm: Vm
+    image: Image
+    config: GuestConfig
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Puts the members of one run together. `restart`, `recreate`: what the user allows."""
+
+    session: Session
+    playbook: Playbook
+    restart: bool
+    recreate: bool
+    image_plans: Mapping[str, ImagePlan] = field(default_factory=dict)
+    image_mounts: Mapping[str, tuple[Mount, ...]] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> list[VmRequest]:
+        return [request for request in self.playbook.vms if request.state != "absent"]
+
+    def allocated(self, records: Records) -> dict[str, VmRecord]:
+        """Every wanted VM's record as this playbook wants it."""
+        networks = {network.name: network for network in self.playbook.networks}
+        known = {record.name: record for record in records.vms()}
+        taken = [record.nic for record in known.values()]
+        allocated = {}
+        for request in self.wanted:
+            old, network = known.get(request.name), networks[request.network]
+            vm_id = old.id if old else secrets.token_hex(5)
+            nic = old.nic if old and self._keeps_nic(old, network) else None
+            if nic is None:
+                nic = self.session.plugins.allocate_nic(network, vm_id, taken, self.session.view)
+                taken.append(nic)
+            allocated[request.name] = _record(self.session, request, old, vm_id, nic, network)
+        return allocated
+
+    def members(self, records: Mapping[str, VmRecord], problems: list[Problem]) -> list[Member]:
+        """Each VM with its guest configuration; whatever is wrong with one is added to `problems`."""
+        known = {record.name: record for record in self.session.store.snapshot().vms()}
+        modules = self.session.plugins.guest_modules()
+        members = []
+        for request in self.wanted:
+            members.append(self._member(request, records[request.name], known.get(request.name), modules, problems))
+        return members
+
+    def missing_plugins(self, request: VmRequest) -> list[Problem]:
+        """What the request names that no plugin in use answers for."""
+        names = [info.name for info in self.session.plugins.infos() if info.status == "active"]
+        problems = []
+        for role in ("storage", "workdisk", "vmm"):
+            name = getattr(request, role)
+            there = [each.removeprefix(f"{role}_") for each in names if each.startswith(f"{role}_")]
+            if name not in there:
+                message = f"no plugin {role}_{name} is in use, for the {role} of the VM '{request.name}'"
+                problems.append(Problem(request.place, message, did_you_mean(name, there)))
+        return problems
+
+    def plan(self, member: Member) -> Plan:
+        """What to do for this VM, with what waits for a word of the user said on its line."""
+        session = self.session
+        resources = assemble(member.vm, member.image, member.config, session.plugins)
+        wanted, unwanted = split_by_wish(resources, running=member.vm.running)
+        made = plan(
+            f"vm/{member.vm.name}",
+            wanted,
+            session.view,
+            session.handles.of(member.record.directory),
+            unwanted=unwanted,
+            restart=self.restart,
+            recreate=self.recreate,
+        )
+        waiting = [Action(Verb.PENDING, resources[0], {}, reason) for reason in member.waiting]
+        return replace(made, actions=(*made.actions, *waiting))
+
+    def contribute(
+        self,
+        config: GuestConfig,
+        request: VmRequest | ImageRequest,
+        facts: Mapping[str, Any],
+        modules: Mapping[str, GuestModule],
+    ) -> list[Problem]:
+        """Let the request's tasks fill the builder."""
+        base = self.playbook.directory
+        return tasks.contribute(config, request.tasks, facts, request.variables, modules, base)
+
+    # --- one VM
+
+    def _member(
+        self,
+        request: VmRequest,
+        record: VmRecord,
+        old: VmRecord | None,
+        modules: Mapping[str, GuestModule],
+        problems: list[Problem],
+    ) -> Member:
+        session = self.session
+        image, waiting = self._image(self.image_plans[request.image], old)
+        if old and record.nic == old.nic and old.nic.network != request.network:
+            waiting += (f"network {old.nic.network} -> {request.network}: needs --restart",)
+        record = replace(record, image_digest=image.digest)
+        vm = replace(session.vm(record, running=request.state == "running"), place=request.place)
+        config = GuestConfig()
+        session.plugins.contribute_guest_config(config, vm, image)
+        facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
+        problems += self.contribute(config, request, facts, modules)
+        mounts = self.image_mounts.get(request.image, ())
+        problems += hidden_files(config, mounts, [task.place for task in request.tasks])
+        problems += session.plugins.validate_vm(vm)
+        problems += self._too_small_for_seed(request)
+        return Member(request, record, vm, image, config, waiting)
+
+    def _image(self, wanted: ImagePlan, old: VmRecord | None) -> tuple[Image, tuple[str, ...]]:
+        """The image to use. A VM stays on the one its root disk was made for until it may be made anew."""
+        view = self.session.view
+        if old and not self.recreate and old.image_digest not in ("", wanted.digest):
+            directory = self.session.home.image_directory(old.image_digest)
+            made = view.files.status(old.directory / "root.image") is not None
+            if made and view.files.status(directory / images.FACTS):
+                image = Image(wanted.name, old.image_digest, directory, images.read_facts(view, directory))
+                return image, (f"image {wanted.name} has changed: needs --recreate",)
+        built = view.files.status(wanted.directory / images.FACTS) is not None
+        facts = images.read_facts(view, wanted.directory) if built else images.UNBUILT
+        return Image(wanted.name, wanted.digest, wanted.directory, facts), ()
+
+    def _keeps_nic(self, old: VmRecord, network: Network) -> bool:
+        """Whether a VM stays on its card. A running one does until it may be restarted: its VMM has that card."""
+        handles = self.session.handles.of(old.directory)
+        alive = vmm_process(self.session.view.processes, old, handles) is not None
+        same = (old.nic.network, old.nic.plugin) == (network.name, network.plugin)
+        if alive:
+            return same or not (self.restart or self.recreate)
+        ssh = old.nic.ssh
+        return same and (ssh.host != LOOPBACK or self.session.view.network.port_is_free(ssh.host, ssh.port))
+
+    def _too_small_for_seed(self, request: VmRequest) -> list[Problem]:
+        spec = next(each.spec for each in self.playbook.images if each.spec.name == request.image)
+        seed, size = spec.work_seed_bytes, request.work_disk_bytes
+        if seed is None or size is None or size >= seed:
+            return []
+        message = (
+            f"work_disk {Size(size)} of the VM '{request.name}' is smaller than its image's work seed, {Size(seed)}"
+        )
+        return [Problem(request.place, message, f"work_disk: {Size(seed)} or more")]
+
+
+def _record(
+    session: Session, request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, network: Network
+) -> VmRecord:
+    directory = session.home.vm_directory(vm_id)
+    kept = old.network_options if old and old.nic is nic and nic.network != network.name else None
+    return VmRecord(
+        id=vm_id,
+        name=request.name,
+        image=request.image,
+        image_digest=old.image_digest if old else "",
+        vcpus=request.vcpus,
+        memory_bytes=request.memory_bytes,
+        root_disk_bytes=request.root_disk_bytes,
+        work_disk_bytes=request.work_disk_bytes,
+        storage=request.storage,
+        workdisk=request.workdisk,
+        vmm=request.vmm,
+        nic=nic,
+        network_options=_plain(network.options) if kept is None else kept,
+        runtime=_runtime(request, old, vm_id, nic, directory),
+        authorized_keys=tuple(request.authorized_keys),
+        tags=tuple(request.tags),
+    )
+
+
+def _runtime(request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, directory: Path) -> VmRuntime:
+    return VmRuntime(
+        state=old.runtime.state if old else "stopped",
+        guest_ip=nic.ip,
+        api_socket=str(directory / "api.sock"),
+        vsock_path=str(directory / "vsock.sock"),
+        vsock_cid=3 + int(vm_id, 16) % (2**32 - 4),
+        log_path=str(directory / "console.log"),
+        metrics_path=str(directory / "metrics.json"),
+        dns_name=f"{request.name}.banger",
+        vm_directory=str(directory),
+        system_overlay=str(directory / "root.ext4"),
+        work_disk=str(directory / "work.ext4") if request.work_disk_bytes else "",
+        last_error=old.runtime.last_error if old else "",
+    )
+
+
+def _plain(options: object) -> dict[str, Any]:
+    return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
+
+
+def by_place(problems: Sequence[Problem]) -> list[Problem]:
+    """Sorted as a reader meets them."""
+    return sorted(
+        dict.fromkeys(problems), key=lambda p: (p.place.file, p.place.line, p.place.column) if p.place else ("", 0, 0)
+    )
