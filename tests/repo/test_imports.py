@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 VALUES = {"banger.types", "banger.identity", "banger.errors"}
-DECLARING = VALUES | {"banger.hooks", "banger.guestconfig", "banger.rootdisk", "banger.resource", "banger.host"}
+DECLARING = VALUES | {
+    *("banger.hooks", "banger.guestconfig", "banger.rootdisk", "banger.diskfile", "banger.resource", "banger.host")
+}
 
 # What each room may import of ours; the most particular name wins.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -22,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.host": VALUES,
     "banger.resource": VALUES | {"banger.host"},
     "banger.guestconfig": VALUES | {"banger.host"},
-    "banger.rootdisk": VALUES | {"banger.host", "banger.resource"},
+    "banger.diskfile": VALUES | {"banger.host", "banger.resource"},
+    "banger.rootdisk": VALUES | {"banger.host", "banger.resource", "banger.diskfile"},
     "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.resource"},
     "banger.linux": VALUES | {"banger.linux", "banger.host"},
     "banger.simulated": VALUES | {"banger.simulated", "banger.testing", "banger.linux", "banger.host"},

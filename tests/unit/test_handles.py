@@ -13,6 +13,7 @@ import pytest
 
 from banger.core.handles import FILE, HandleCache, vm_alive
 from banger.core.state import VmRecord
+from banger.errors import StateError
 from banger.host import ProcessesView, ProcessIdentity
 from tests.unit.test_state import record
 
@@ -50,7 +51,7 @@ def test_record_survives_the_process(tmp_path: Path) -> None:  # seed S1
 def test_record_that_cannot_be_written_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = HandleCache("boot")
-    with pytest.raises(OSError):
+    with pytest.raises(StateError):
         cache.record(tmp_path / "file" / "vm", "web/vmm", {"pid": 1})
     assert cache.of(tmp_path / "file" / "vm") == {}
 
