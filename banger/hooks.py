@@ -100,7 +100,7 @@ def prepare_image(spec: ImageSpec, directory: Path) -> Sequence[Resource]:  # ty
 
 @hookspec
 def contribute_guest_config(builder: GuestConfig, vm: Vm, image: Image) -> None:
-    """Fill the builder: files, mounts, dropped mounts, kernel arguments. Every plugin is asked, in order of name."""
+    """Fill the builder: files, mounts, dropped mounts, kernel arguments. Every plugin is asked."""
 
 
 # --- host ------------------------------------------------------------------------------------------------------------
