@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from banger.core.home import Home
-from banger.core.locks import locked
+from banger.core.locks import discard, locked
 from banger.core.state import VmRecord
 from banger.host import Host, HostView
 from banger.types import HostKey
@@ -24,8 +24,11 @@ UNMADE = HostKey("", "")
 
 def ensure_ssh_key(host: Host, home: Home) -> str:
     """The public half of the key that opens every guest of this home; the pair is made when it is not there."""
-    with locked(home.lock("ssh"), purpose="making the ssh key"):
-        _ensure_key(host, home.ssh_key, "banger")
+    if host.files.status(home.ssh_key) is None:
+        lock = home.lock("ssh")
+        with locked(lock, purpose="making the ssh key"):
+            _ensure_key(host, home.ssh_key, "banger")
+            discard(lock)
     return public_ssh_key(host, home)
 
 

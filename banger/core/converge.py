@@ -116,11 +116,15 @@ class _Apply:
             facts = {"image": tasks.ImageFacts(request.spec.name, "")}
             problems += self._roster.contribute(config, request, facts, modules)
             name = request.spec.name
-            plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
-            mounts[name] = config.mounts
+            try:
+                plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
+                mounts[name] = config.mounts
+            except PlaybookError as error:
+                problems += error.problems
         self._roster = replace(self._roster, image_plans=plans, image_mounts=mounts)
         problems += [p for r in self._roster.wanted for p in self._roster.missing_plugins(r)]
-        self._roster.members(self._roster.allocated(self._session.store.snapshot()), problems)
+        if len(plans) == len(self._playbook.images):
+            self._roster.members(self._roster.allocated(self._session.store.snapshot()), problems)
         if problems:
             raise PlaybookError(by_place(problems))
         return plans

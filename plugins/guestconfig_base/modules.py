@@ -11,40 +11,38 @@ from banger.types import FileMode, GuestModule, GuestPath, ModuleContext, Mount
 _READABLE = FileMode(0o644)
 
 
-@dataclass(frozen=True, slots=True)
-class FileOptions:
-    """`file`: a file of the guest with this content, as it stands in the playbook.
-
-    `uid` and `gid` are numbers: names are the guest's own and not known here.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What every module that writes a file takes. `uid` and `gid` are numbers: names are the guest's own."""
 
     dest: GuestPath
-    content: str
     mode: FileMode = _READABLE
     uid: int = 0
     gid: int = 0
 
+    def write(self, builder: GuestConfig, content: bytes | str) -> None:
+        builder.write_file(self.dest, content, mode=self.mode, uid=self.uid, gid=self.gid)
 
-@dataclass(frozen=True, slots=True)
-class CopyOptions:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions(_Written):
+    """`file`: a file of the guest with this content, as it stands in the playbook."""
+
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions(_Written):
     """`copy`: a file of the guest with the bytes of the file `src`, named relative to the playbook."""
 
     src: str
-    dest: GuestPath
-    mode: FileMode = _READABLE
-    uid: int = 0
-    gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateOptions(_Written):
     """`template`: a file of the guest with the rendered text of the file `src`, named relative to the playbook."""
 
     src: str
-    dest: GuestPath
-    mode: FileMode = _READABLE
-    uid: int = 0
-    gid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +69,12 @@ class UnmountOptions:
 
 def write_file(builder: GuestConfig, options: FileOptions, context: ModuleContext) -> None:
     """The module `file`."""
-    builder.write_file(options.dest, options.content, mode=options.mode, uid=options.uid, gid=options.gid)
+    options.write(builder, options.content)
 
 
 def copy_file(builder: GuestConfig, options: CopyOptions, context: ModuleContext) -> None:
     """The module `copy`."""
-    content = context.read_source(options.src)
-    builder.write_file(options.dest, content, mode=options.mode, uid=options.uid, gid=options.gid)
+    options.write(builder, context.read_source(options.src))
 
 
 def write_template(builder: GuestConfig, options: TemplateOptions, context: ModuleContext) -> None:
@@ -87,8 +84,7 @@ def write_template(builder: GuestConfig, options: TemplateOptions, context: Modu
     except UnicodeDecodeError as error:
         problem = Problem(context.place, f"the template '{options.src}' is not UTF-8 text", "copy it instead")
         raise PlaybookError([problem]) from error
-    content = context.render(text, options.src)
-    builder.write_file(options.dest, content, mode=options.mode, uid=options.uid, gid=options.gid)
+    options.write(builder, context.render(text, options.src))
 
 
 def mount(builder: GuestConfig, options: MountOptions, context: ModuleContext) -> None:

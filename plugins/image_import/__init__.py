@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from banger.errors import HostError
+from banger.errors import PlaybookError, Problem
 from banger.hooks import hookimpl
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
@@ -25,25 +26,35 @@ def register_image_source() -> ImageSource:
 
 @hookimpl
 def image_recipe(spec: ImageSpec) -> dict[str, Any]:
-    """What the files hold decides the image, not where they lie. Raises HostError for one that cannot be read."""
-    options: ImportOptions = spec.options
+    """What the files hold decides the image, not where they lie. Raises PlaybookError when one cannot be read."""
+    options = located(spec)
     return {
         "builder": BUILDER,
         "format": options.format,
-        "content": _sha256(options.path),
-        "kernel": None if options.kernel is None else _sha256(options.kernel),
-        "initrd": None if options.initrd is None else _sha256(options.initrd),
+        "content": _sha256(options.path, spec),
+        "kernel": None if options.kernel is None else _sha256(options.kernel, spec),
+        "initrd": None if options.initrd is None else _sha256(options.initrd, spec),
     }
 
 
 @hookimpl
 def prepare_image(spec: ImageSpec, directory: Path) -> Sequence[Resource]:
-    return [ImportedImage(f"image/{directory.name}/rootfs", directory, spec.options)]
+    return [ImportedImage(f"image/{directory.name}/rootfs", directory, located(spec))]
 
 
-def _sha256(path: str) -> str:
+def located(spec: ImageSpec) -> ImportOptions:
+    """The options with every path absolute: in a playbook they are relative to it."""
+    options: ImportOptions = spec.options
+    base = Path(spec.place.file).absolute().parent if spec.place else Path.cwd()
+    kernel = None if options.kernel is None else str(base / options.kernel)
+    initrd = None if options.initrd is None else str(base / options.initrd)
+    return replace(options, path=str(base / options.path), kernel=kernel, initrd=initrd)
+
+
+def _sha256(path: str, spec: ImageSpec) -> str:
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise HostError(f"the image file {path} cannot be read: {error.strerror}") from error
+        message = f"{path}, of the image '{spec.name}', cannot be read: {error.strerror}"
+        raise PlaybookError([Problem(spec.place, message, "paths are relative to the playbook")]) from error

@@ -18,7 +18,7 @@ import pytest
 from banger_image_import.detect import detect_format, find_ext4_partition
 from banger_image_import.options import ImportOptions
 
-from banger.errors import DiskError, HostError
+from banger.errors import DiskError, Place, PlaybookError
 from banger.host import Node
 from banger.linux.debugfs import statuses
 from banger.linux.host import LinuxHost
@@ -180,9 +180,13 @@ def test_recipe_goes_by_content_not_by_name(tar: Path, tmp_path: Path) -> None:
     assert plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(copy)))) != first
 
 
-def test_recipe_of_a_missing_file_is_a_host_error() -> None:
-    with pytest.raises(HostError, match="No such file"):
-        plugin.image_recipe(ImageSpec("i", "import", ImportOptions("/no/such/file")))
+def test_recipe_of_a_missing_file_is_a_problem_of_the_playbook() -> None:
+    place = Place("/somewhere/playbook.yml", 3, 7)
+    with pytest.raises(PlaybookError, match="No such file") as error:
+        plugin.image_recipe(ImageSpec("i", "import", ImportOptions("images/root.tar"), place=place))
+    (problem,) = error.value.problems
+    assert problem.place == place
+    assert "/somewhere/images/root.tar" in problem.message, "relative to the playbook"
 
 
 @needs_qemu_img
