@@ -127,11 +127,24 @@ class Store:
             yield Records(database)
             text = _text(_document(database))
             if text != was:
+                self._keep_previous()
                 write_atomically(self._path, text.encode())
 
     def snapshot(self) -> Records:
         """What is recorded now; changes made to it are lost."""
         return Records(_database(self._load()))
+
+    @property
+    def _previous(self) -> Path:
+        return self._path.with_name(self._path.name + ".bak")
+
+    def _keep_previous(self) -> None:
+        """The file as it was before this change, under another name; a link, so it costs no copy."""
+        link = self._previous.with_name(f".{self._previous.name}.tmp")
+        with suppress(FileNotFoundError):
+            link.unlink(missing_ok=True)
+            link.hardlink_to(self._path)
+            link.replace(self._previous)
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -145,8 +158,8 @@ class Store:
             version = document["schema"]
         except (ValueError, TypeError, KeyError) as error:
             raise StateError(
-                f"{self._path} is not a state file of ours ({error})",
-                hint=f"move it away (mv {self._path} {self._path}.bad); nothing was changed",
+                f"{self._path} is not a state file of ours ({error}); nothing was changed",
+                hint=f"go back to the one before it: cp {self._previous} {self._path}",
             ) from error
         if version != SCHEMA:
             raise StateError(

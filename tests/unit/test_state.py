@@ -89,6 +89,18 @@ def test_snapshot_of_a_bad_file_says_what_to_do_and_leaves_it(tmp_path: Path, co
     assert (tmp_path / "state.json").read_bytes() == content
 
 
+def test_transaction_keeps_the_state_before_it(tmp_path: Path) -> None:
+    for name in ("web", "db"):
+        with store(tmp_path).transaction() as records:
+            records.put(record(name))
+    (tmp_path / "state.json").write_bytes(b"spoilt")
+    with pytest.raises(StateError) as error:
+        store(tmp_path).snapshot()
+    assert error.value.hint == f"go back to the one before it: cp {tmp_path}/state.json.bak {tmp_path}/state.json"
+    (tmp_path / "state.json").write_bytes((tmp_path / "state.json.bak").read_bytes())
+    assert [each.name for each in store(tmp_path).snapshot().vms()] == ["web"]
+
+
 def _keys(value: object) -> set[str]:
     if isinstance(value, dict):
         return set(value) | {key for item in value.values() for key in _keys(item)}
