@@ -141,7 +141,7 @@ class Store:
     def _keep_previous(self) -> None:
         """The file as it was before this change, under another name; a link, so it costs no copy."""
         link = self._previous.with_name(f".{self._previous.name}.tmp")
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # there is none yet, or no links on this file system: a comfort, no more
             link.unlink(missing_ok=True)
             link.hardlink_to(self._path)
             link.replace(self._previous)

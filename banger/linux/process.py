@@ -11,6 +11,8 @@ import errno
 import os
 import select
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,10 +21,16 @@ from banger.identity import ProcessIdentity
 
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
+_SCAN_S = 0.05
 
 
 class LinuxProcesses:
     """See `banger.host.Processes`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._command_lines: dict[int, bytes] = {}
+        self._scanned_until = 0.0
 
     def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
         """The live VMM that `owns` this socket.
@@ -35,10 +43,18 @@ class LinuxProcesses:
         ourselves = os.getpid()
         found = [
             ProcessIdentity(pid, start_time)
-            for pid in _all_pids()
+            for pid in self._mentioning(wanted)
             if pid != ourselves and owns(_arguments(pid), wanted) and (start_time := _start_time(pid)) is not None
         ]
         return min(found, key=lambda process: (process.start_time, process.pid), default=None)
+
+    def _mentioning(self, wanted: bytes) -> list[int]:
+        """Who has this somewhere in the command line, as of `_SCAN_S` ago at most: many are looked for in a row."""
+        with self._lock:
+            if time.monotonic() > self._scanned_until:
+                self._command_lines = {pid: _command_line(pid) for pid in _all_pids()}
+                self._scanned_until = time.monotonic() + _SCAN_S
+            return [pid for pid, line in self._command_lines.items() if wanted in line]
 
     def arguments(self, process: ProcessIdentity) -> list[str] | None:
         """Its command line, the program's name first; None when it is gone."""
@@ -78,6 +94,7 @@ class LinuxProcesses:
             raise CommandError(f"`{shlex.join(argv)}` was gone at once; what it said is in {log}")
         process = ProcessIdentity(child.pid, stat[1])
         self._until_named(process)
+        self._scanned_until = 0.0  # it is to be found at once
         return process
 
     def _until_named(self, process: ProcessIdentity) -> None:
