@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,8 @@ class DebootstrapImage(Resource):
         return Absent() if host.files.status(self.directory / "facts.json") is None else Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        argv = command(self.options, _mode(host), host_sources(self.options.suite, ARCHITECTURE))
+        mode = _mode(host)
+        argv = command(self.options, mode, host_sources(self.options.suite, ARCHITECTURE), scratch_directory(mode))
         with building_directory(self.directory) as building, StagedRoot(building / "staging") as root:
             with reading(argv, on_line=lambda line: _tell(line, stage)) as archive:
                 read_archive(archive, root)
@@ -62,12 +65,30 @@ class DebootstrapImage(Resource):
         host.files.remove_tree(self.directory)
 
 
-def command(options: DebootstrapOptions, mode: str, sources: list[str]) -> list[str]:
+def scratch_directory(mode: str, candidates: Sequence[str] = ("", "/tmp", "/var/tmp")) -> str:
+    """Where mmdebstrap unpacks; "" leaves that to it.
+
+    In `unshare` mode it does so as subordinate users of ours, who must get there: a private TMPDIR will not do.
+    """
+    if mode != "unshare":
+        return ""
+    for name in candidates:
+        path = Path(name or tempfile.gettempdir()).resolve()
+        if all(above.stat().st_mode & 0o001 for above in (path, *path.parents)) and os.access(path, os.W_OK):
+            return str(path)
+    raise HostError(
+        f"no temporary directory that other users can enter: {', '.join(filter(None, candidates))}",
+        hint="set TMPDIR to one, or chmod o+x it",
+    )
+
+
+def command(options: DebootstrapOptions, mode: str, sources: list[str], scratch: str = "") -> list[str]:
     """mmdebstrap's command line: no recommended packages, a tar on its stdout. Pure.
 
     `sources` are one-line apt entries, used when the options name no mirror.
     """
-    argv = ["env", "INITRD=No", "mmdebstrap", f"--mode={mode}", "--variant=minbase", f"--architectures={ARCHITECTURE}"]
+    argv = ["env", "INITRD=No", *([f"TMPDIR={scratch}"] if scratch else []), "mmdebstrap"]
+    argv += [f"--mode={mode}", "--variant=minbase", f"--architectures={ARCHITECTURE}"]
     argv += [f"--include={','.join(all_packages(options))}", "--format=tar", options.suite, "-"]
     return [*argv, *([options.mirror] if options.mirror else sources)]
 

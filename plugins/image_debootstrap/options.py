@@ -30,7 +30,7 @@ class DebootstrapOptions:
     suite: str = "bookworm"
     packages: tuple[str, ...] = ()
     mirror: str | None = None
-    """A mirror's URL. None: the host's own Debian mirrors if it runs this suite, else deb.debian.org."""
+    """A mirror's URL. None: the host's own Debian mirrors if it runs this suite, else mmdebstrap's own choice."""
     size: Size | None = None
     """Size of the root file system. None: its content and room to spare."""
 
@@ -42,7 +42,7 @@ class DebootstrapOptions:
             if not _PACKAGE.fullmatch(package):
                 raise ValueError(f"{package!r} is not the name of a Debian package")
         if self.mirror is not None and not re.fullmatch(r"(https?|file|copy)://?\S+", self.mirror):
-            raise ValueError(f"{self.mirror!r} is not a mirror's URL, such as http://deb.debian.org/debian")
+            raise ValueError(f"{self.mirror!r} is not a mirror's URL, such as http://mirror.example/debian")
 
 
 def all_packages(options: DebootstrapOptions) -> tuple[str, ...]:

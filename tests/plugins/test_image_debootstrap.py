@@ -105,9 +105,9 @@ def test_sources_of_a_host_of_another_suite_are_not_used(tmp_path: Path) -> None
 
 
 def test_sources_of_the_one_line_style_are_read_without_a_key(tmp_path: Path) -> None:
-    main = "deb http://deb.debian.org/debian bookworm main non-free # comment\n"
+    main = "deb http://mirror.example/debian bookworm main non-free # comment\n"
     assert host_sources("bookworm", "amd64", apt(tmp_path, main=main)) == [
-        "deb http://deb.debian.org/debian bookworm main"
+        "deb http://mirror.example/debian bookworm main"
     ]
 
 
@@ -176,3 +176,17 @@ def test_real_image_is_built_whole_and_found_again(tmp_path: Path) -> None:
     assert found["/usr/bin/su"] is not None and found["/usr/bin/su"].inode.mode == 0o4755
     resource.remove(host, None, stages.append)
     assert resource.observe(host, None) == Absent() and not directory.exists()
+
+
+def test_scratch_directory_is_one_that_subordinate_users_can_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    assert build.scratch_directory("root") == ""
+    assert build.scratch_directory("unshare", ("", "/tmp")) == "/tmp"
+    with pytest.raises(HostError, match="no temporary directory"):
+        build.scratch_directory("unshare", ("",))
+    argv = build.command(DebootstrapOptions(), "unshare", [], "/tmp")
+    assert argv[:4] == ["env", "INITRD=No", "TMPDIR=/tmp", "mmdebstrap"]
