@@ -95,7 +95,7 @@ class _LiveLines:
             if event["type"] == "stage":
                 self._at[subject] = (f"{event['stage']}: {event['detail']}", monotonic())
             else:
-                if event["type"] in ("recap", "failed"):
+                if event["type"] == "ended":
                     self._at.pop(subject, None)
                 for line in lines_of(event):
                     self._live.console.print(line, markup=False, highlight=False)

@@ -163,6 +163,12 @@ def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, repor
 
 
 def _guarded(subject: str, task: Callable[[Flag], Outcome], report: Report, cancelled: Flag) -> Outcome:
+    outcome = _attempted(subject, task, report, cancelled)
+    report({"type": "ended", "subject": subject})
+    return outcome
+
+
+def _attempted(subject: str, task: Callable[[Flag], Outcome], report: Report, cancelled: Flag) -> Outcome:
     try:
         if cancelled.is_set():
             raise Interrupted("interrupted before it was begun")

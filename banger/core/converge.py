@@ -24,6 +24,7 @@ from banger.core.members import Member, Roster, by_place
 from banger.core.plan import Plan, plan
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
+from banger.core.report import VERSION
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
 from banger.errors import BangerError, PlaybookError, Problem
@@ -54,7 +55,7 @@ def read_playbook(session: Session, path: Path, extra_vars: Mapping[str, Any]) -
 
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Make the host as the playbook says; with `check`, only say what that would take."""
-    session.report({"type": "version", "events": 1})
+    session.report({"type": "version", "events": VERSION})
     playbook = read_playbook(session, path, options.extra_vars)
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
         return _Apply(session, playbook, options).run()
@@ -62,7 +63,7 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
 
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Remove every VM the playbook names. Images stay: they are a cache that belongs to no one VM."""
-    session.report({"type": "version", "events": 1})
+    session.report({"type": "version", "events": VERSION})
     playbook = read_playbook(session, path, options.extra_vars)
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):

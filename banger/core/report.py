@@ -7,6 +7,7 @@ An event is a flat JSON object with `type`:
 - `stage`    `subject`, `stage`, `detail`: what is being done right now
 - `done`     `subject`, `verb`, `resource`: one action ended well
 - `failed`   `subject`, `message`, `hint`
+- `ended`    `subject`: nothing more is done about it in this run
 - `note`     `subject`, `message`
 - `recap`    `subject`, `ok`, `changed`, `failed`, `pending`
 """

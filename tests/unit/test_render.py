@@ -67,6 +67,7 @@ from banger.cli.render import rendering
 with rendering("text") as report:
     for number in range(100):
         report({"type": "stage", "subject": f"vm/web-{number}", "stage": "launch_vmm", "detail": "starting"})
+    report({"type": "ended", "subject": "vm/web-1"})
     report({"type": "recap", "subject": "vm/web-0", "ok": 1, "changed": 2, "failed": 0, "pending": 0})
 """
 
