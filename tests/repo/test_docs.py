@@ -39,3 +39,9 @@ def test_every_guest_module_is_documented() -> None:
     text = (DOCS / "playbook.md").read_text()
     modules = Plugins.load(third_party=False).guest_modules()
     assert all(f"| `{name}` |" in text for name in modules)
+
+
+def test_every_room_of_the_core_is_on_the_map() -> None:
+    text = (DOCS.parent / "ARCHITECTURE.md").read_text()
+    rooms = [path.stem for path in (DOCS.parent / "banger" / "core").glob("*.py") if path.stem != "__init__"]
+    assert [room for room in rooms if f"`{room}`" not in text] == []
