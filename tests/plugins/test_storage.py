@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import pytest
 from banger.core.guest_files import GuestFiles
 from banger.errors import DiskError
 from banger.host import Node
-from banger.linux import fsck
+from banger.linux import debugfs, fsck
 from banger.linux.host import LinuxHost
 from banger.resource import Absent, Drifted, Present
 from banger.types import GuestFile, RootDisk, Vm
@@ -182,3 +183,29 @@ def test_copy_smaller_than_its_image_is_refused(host: LinuxHost, tmp_path: Path)
     )
     with pytest.raises(DiskError, match="root_disk 1MiB is smaller than its image, 32MiB"):
         disk.resources[0].create(host, {}, Stages())
+
+
+@STORAGES
+def test_growing_that_was_interrupted_is_seen_and_finished(host: LinuxHost, tmp_path: Path, plugin: ModuleType) -> None:
+    disk = root_disk(host, tmp_path, plugin)
+    resource: Any
+    (resource,) = disk.resources
+    resource.create(host, {}, Stages())
+    larger = replace(resource, size_bytes=96 * 2**20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("banger.linux.ext4.run", _killed)  # the file is large already, resize2fs has not run
+        with pytest.raises(KeyboardInterrupt):
+            larger.update(host, {}, Stages())
+    assert disk.guest_disk.path.stat().st_size == 96 * 2**20
+    assert larger.observe(host, None) == Drifted({}, ("root_disk: growing it was interrupted",), usable=False)
+    larger.update(host, {}, Stages())
+    assert larger.observe(host, None) == Present()
+    blocks = debugfs.look(disk.guest_disk.path, ["show_super_stats -h"])[0]
+    count, size = (
+        int(re.findall(rf"(?m){word}: +(\d+)".encode(), blocks)[0]) for word in ("Block count", "Block size")
+    )
+    assert count * size == 96 * 2**20, "the file system fills the file"
+
+
+def _killed(*arguments: Any, **options: Any) -> None:
+    raise KeyboardInterrupt

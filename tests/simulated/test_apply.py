@@ -144,6 +144,13 @@ def test_tear_down_takes_nothing_from_under_a_survivor() -> None:
     assert world.there == {"disk", "tap", "vmm"}
 
 
+def test_tear_down_keeps_all_that_a_survivor_stands_on() -> None:
+    world = World(there={"file", "loop", "table", "other"}, broken={"remove table"})
+    chain = [Thing("file", world), Thing("loop", world, ("file",)), Thing("table", world, ("loop",))]
+    tear_down("vm/a", [*chain, Thing("other", world)], HOST, {}, silent, lambda r: None)
+    assert world.there == {"file", "loop", "table"}
+
+
 def test_tear_down_tries_a_busy_thing_again() -> None:
     world = World(there={"disk"}, stuck={"disk": 2})
     assert tear_down("vm/a", [Thing("disk", world)], HOST, {}, silent, lambda r: None) == []

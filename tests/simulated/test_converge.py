@@ -28,7 +28,7 @@ from banger.core.plugins import Plugins
 from banger.core.report import Event
 from banger.core.session import Session
 from banger.core.state import Store, VmRecord
-from banger.errors import BangerError, PlaybookError, StateError
+from banger.errors import BangerError, DiskError, PlaybookError, StateError
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
 from banger.linux.host import ReadOnlyHost
@@ -537,3 +537,54 @@ def test_interrupt_of_a_destroy_leaves_what_was_not_begun(world: World, monkeypa
     outcomes = world.destroy(path)
     assert {type(outcome.error) for outcome in outcomes.values()} == {apply_room.Interrupted}
     assert world.runs("web")
+
+
+def test_vm_that_died_is_recorded_as_stopped_by_any_apply(world: World) -> None:  # seed S6
+    world.apply(world.write())
+    world.host.processes.end_all()
+    other = world.directory / "other.yml"
+    other.write_text("- images: [{name: tiny, source: tiny}]\n")
+    world.apply(other)
+    assert [world.record(name).runtime.state for name in ("web", "db")] == ["stopped", "stopped"]
+    assert HandleCache("").of(world.record("web").directory) == {}
+
+
+def test_base_that_was_cleaned_away_is_not_built_again_for_its_customised_image(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    customised = world.record("web").image_digest
+    (base,) = [d for d in world.host.files.list(world.home.root / "images") if d.name != customised]
+    world.host.files.remove_tree(base)
+    before = len(world.host.effects)
+    world.apply(path)
+    assert world.host.effects[before:] == []
+
+
+def test_failed_base_is_the_error_and_nothing_is_made_of_it(world: World) -> None:
+    world.host.fail_at(2, DiskError("the base failed"))
+    outcome = world.apply(world.write())["image/tiny"]
+    assert str(outcome.error) == "the base failed"
+
+
+@pytest.mark.parametrize("disk", ["root_disk: 1GiB", "work_disk: 64MiB"])
+@pytest.mark.parametrize("after", [False, True])
+def test_growing_a_disk_that_is_interrupted_is_finished_by_the_next_apply(short: Path, disk: str, after: bool) -> None:
+    name = f"{disk.partition('_')[0]}.ext4"
+    for number in range(1, 100):
+        world = World(short / f"{number}")
+        world.directory.mkdir()
+        world.apply(world.write(state="stopped"))
+        world.host.processes.end_all()
+        path = world.write("all", "stopped", (disk, disk.split()[0] + " 2GiB"))
+        world.host.crash_at(number, after=after)
+        try:
+            world.apply(path)
+            break
+        except SimulatedCrash:
+            world.host.restart()
+        world.apply(path)
+        world.apply(path)
+        assert world.changed() == 0, f"after a crash at {number}"
+        tree = world.host.files.status(world.record("web").directory / name)
+        assert tree is not None and tree.size_bytes == 2 * 2**30
+    assert number > 5
