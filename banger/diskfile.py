@@ -27,7 +27,8 @@ def observe_size(host: HostView, path: Path, wanted_bytes: int, what: str) -> Dr
 def grow(host: Host, path: Path, size_bytes: int) -> None:
     """Enlarge file and file system. The file alone may be large already, after a crash, so a note lies beside it."""
     host.files.write(_growing(path), b"")
-    host.ext4.grow(path, size_bytes)
+    status = host.files.status(path)
+    host.ext4.grow(path, max(size_bytes, status.size_bytes if status else 0))
     host.files.remove(_growing(path))
 
 
@@ -35,6 +36,15 @@ def remove(host: Host, path: Path) -> None:
     """The file and its note; already gone is success."""
     host.files.remove(path)
     host.files.remove(_growing(path))
+
+
+def sweep(host: Host, directory: Path) -> None:
+    """Clear away what a killed command left half made in a VM's directory; the caller holds the VM's lock."""
+    for path in host.files.list(directory):
+        if path.name.startswith(".banger-stage-"):
+            host.files.remove_tree(path)
+        elif path.name.startswith(".") and path.name.endswith(".tmp"):
+            host.files.remove(path)
 
 
 def _growing(path: Path) -> Path:

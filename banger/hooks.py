@@ -66,8 +66,11 @@ def register_network_kind() -> NetworkKind:  # type: ignore[empty-body]
 
 
 @hookspec
-def validate_vm(vm: Vm) -> Sequence[Problem]:  # type: ignore[empty-body]
-    """What is wrong with this VM, in this plugin's eyes. Called for every VM before anything is planned."""
+def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:  # type: ignore[empty-body]
+    """What is wrong with this VM, in this plugin's eyes. Called for every VM before anything is planned.
+
+    The facts of an image that is not built yet are empty, with sizes of 0; VMs are checked again when it is.
+    """
 
 
 @hookspec

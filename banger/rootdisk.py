@@ -16,6 +16,20 @@ from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present
 from banger.types import Image, Vm
 
 
+def image_note(root_disk: Path) -> Path:
+    """Where it is noted for which image a root disk was made."""
+    return root_disk.with_suffix(".image")
+
+
+def image_of(host: HostView, root_disk: Path) -> str | None:
+    """The digest of the image that a VM's root disk was made for; None without such a disk."""
+    note = image_note(root_disk)
+    if host.files.status(note) is None:
+        return None
+    words = host.files.read(note).decode("utf-8", "replace").split()
+    return words[1] if len(words) == 2 else None
+
+
 @dataclass(frozen=True)
 class RootDiskFile(Resource):
     """An ext4 image at `path`, made for the image of this digest."""
@@ -35,7 +49,7 @@ class RootDiskFile(Resource):
     @property
     def image_note(self) -> Path:
         """Says which image the disk was made for. Written last, so a disk is whole when it is there."""
-        return self.path.with_suffix(".image")
+        return image_note(self.path)
 
     @abstractmethod
     def make(self, host: Host, stage: Stage) -> None:
@@ -52,6 +66,7 @@ class RootDiskFile(Resource):
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         self.remove(host, None, stage)
+        diskfile.sweep(host, self.path.parent)
         self.make(host, stage)
         host.files.write(self.image_note, " ".join(self._note).encode())
         return {}

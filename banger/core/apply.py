@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event as Flag
 from typing import Protocol
@@ -138,16 +138,21 @@ def _roll_back(
         error.add_note(f"rolling back: {failure} ({'; '.join(getattr(failure, '__notes__', []))})")
 
 
-def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report) -> list[Outcome]:
+def in_parallel(
+    work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report, cancelled: Flag | None = None
+) -> list[Outcome]:
     """Run each subject's work, `forks` at a time; one that fails in any way leaves the others going. Order as given.
 
-    An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`. A
-    second one stops at once, and leaves the rest to the next command.
+    An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`, and
+    `cancelled` is set for whatever else the caller had in mind. A second one stops at once, and leaves the rest to the
+    next command.
     """
-    cancelled = Flag()
+    cancelled = cancelled or Flag()
+    futures: list[Future[Outcome]] = []
     with ThreadPoolExecutor(max_workers=max(1, forks)) as pool:
-        futures = [pool.submit(_guarded, subject, task, report, cancelled) for subject, task in work.items()]
         try:
+            for subject, task in work.items():
+                futures.append(pool.submit(_guarded, subject, task, report, cancelled))
             wait(futures)
         except KeyboardInterrupt:
             cancelled.set()
@@ -157,6 +162,7 @@ def in_parallel(work: Mapping[str, Callable[[Flag], Outcome]], forks: int, repor
             except KeyboardInterrupt:
                 os._exit(Interrupted.exit_code)
     outcomes = [future.result() for future in futures]
+    outcomes += [Outcome(subject, error=Interrupted("interrupted")) for subject in list(work)[len(futures) :]]
     for outcome in outcomes:
         report(outcome.recap)
     return outcomes

@@ -16,6 +16,7 @@ from typing import Any
 
 from banger.core import access, images, tasks
 from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
+from banger.core.assemble import hidden_files
 from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
@@ -67,17 +68,17 @@ def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome
     playbook = read_playbook(session, path, options.extra_vars)
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
-        return _destroy(session, names, options.forks)
+        return _destroy(session, names, options.forks, Flag())
 
 
-def _destroy(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
-    known = {record.name: record for record in session.store.snapshot().vms()}
+def _destroy(session: Session, names: Sequence[str], forks: int, cancelled: Flag) -> list[Outcome]:
+    known = session.store.snapshot().by_name()
 
     def task(name: str) -> Callable[[Flag], Outcome]:
         record = known.get(name)
         return lambda cancelled: destroy_vm(session, record) if record else Outcome(f"vm/{name}", ok=1)
 
-    return in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report)
+    return in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report, cancelled)
 
 
 class _Apply:
@@ -89,6 +90,7 @@ class _Apply:
         self._options = options
         self._absent = [request.name for request in playbook.vms if request.state == "absent"]
         self._roster = Roster(session, playbook, options.restart, options.recreate)
+        self._cancelled = Flag()
 
     def run(self) -> list[Outcome]:
         image_plans = self._check()
@@ -98,14 +100,22 @@ class _Apply:
         outcomes = []
         for image in image_plans.values():
             outcomes.append(self._build(image))
-            if outcomes[-1].error:
-                return outcomes
+            if outcomes[-1].error or self._cancelled.is_set():
+                return self._cut_short(outcomes)
+        if any(outcome.changed for outcome in outcomes):
+            self._check()  # again, now that more is known of the images
         for record in self._recorded(self._absent):
             self._announce(self._removal(record))
-        outcomes += _destroy(self._session, self._absent, self._options.forks)
-        if any(isinstance(outcome.error, Interrupted) for outcome in outcomes):
-            return outcomes
+        outcomes += _destroy(self._session, self._absent, self._options.forks, self._cancelled)
+        if self._cancelled.is_set():
+            return self._cut_short(outcomes)
         return outcomes + self._converge(self._settle())
+
+    def _cut_short(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """What was done of a run that goes no further; an interrupt between two subjects' work is an outcome too."""
+        if self._cancelled.is_set() and not any(outcome.error for outcome in outcomes):
+            return [*outcomes, Outcome("apply", error=Interrupted("interrupted"))]
+        return outcomes
 
     def _check(self) -> dict[str, ImagePlan]:
         """Everything that is wrong, found on drafts of all images and VMs. Raises PlaybookError with all of it."""
@@ -116,6 +126,7 @@ class _Apply:
             config = GuestConfig()
             facts = {"image": tasks.ImageFacts(request.spec.name, "")}
             problems += self._roster.contribute(config, request, facts, modules)
+            problems += hidden_files(config, (), [task.place for task in request.tasks])
             name = request.spec.name
             try:
                 plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
@@ -125,7 +136,7 @@ class _Apply:
         self._roster = replace(self._roster, image_plans=plans, image_mounts=mounts)
         problems += [p for r in self._roster.wanted for p in self._roster.missing_plugins(r)]
         if len(plans) == len(self._playbook.images):
-            self._roster.members(self._roster.allocated(self._session.store.snapshot()), problems)
+            self._drafts(problems)
         if problems:
             raise PlaybookError(by_place(problems))
         return plans
@@ -134,8 +145,12 @@ class _Apply:
         session = self._session
         outcomes = [self._told(_image_plan(session, image)) for image in image_plans.values()]
         outcomes += [self._told(self._removal(record)) for record in self._recorded(self._absent)]
-        records = self._roster.allocated(session.store.snapshot())
-        return outcomes + [self._told(self._roster.plan(member)) for member in self._roster.members(records, [])]
+        return outcomes + [self._told(self._roster.plan(member)) for member in self._drafts([])]
+
+    def _drafts(self, problems: list[Problem]) -> list[Member]:
+        """The VMs as they would be put together; nothing is recorded."""
+        records = self._session.store.snapshot()
+        return self._roster.members(self._roster.allocated(records), records.by_name(), problems)
 
     # --- images
 
@@ -160,7 +175,7 @@ class _Apply:
                 stack.enter_context(locked(session.home.lock(name), purpose="building an image"))
             todo = _image_plan(session, image)  # whoever held the locks may have built it
             self._announce(todo)
-            (outcome,) = in_parallel({todo.subject: task}, 1, session.report)
+            (outcome,) = in_parallel({todo.subject: task}, 1, session.report, self._cancelled)
             for name in names:
                 discard(session.home.lock(name))
         return outcome
@@ -181,13 +196,15 @@ class _Apply:
         if self._roster.wanted:
             access.ensure_ssh_key(session.host, session.home)
         with session.store.transaction() as records:
+            known = records.by_name()
             allocated = self._roster.allocated(records)
             for record in allocated.values():
-                records.put(record)
+                if record.name not in known:  # what changes of the others is not decided yet
+                    records.put(record)
         for record in allocated.values():
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
-        members = self._roster.members(allocated, problems)
+        members = self._roster.members(allocated, known, problems)
         if problems:  # they would have been found in the drafts, so only a changed host can lead here
             raise PlaybookError(by_place(problems))
         return members
@@ -212,7 +229,7 @@ class _Apply:
             return run
 
         work = {f"vm/{member.vm.name}": task(member) for member in members}
-        outcomes = in_parallel(work, self._options.forks, session.report)
+        outcomes = in_parallel(work, self._options.forks, session.report, self._cancelled)
         self._write([self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)])
         return outcomes
 
@@ -227,11 +244,13 @@ class _Apply:
 
     def _settled(self, member: Member, outcome: Outcome) -> VmRecord:
         """The record as it is after the run: what runs is found out, never assumed."""
-        record = member.record
-        handles = self._session.handles.of(record.directory)
-        alive = vmm_process(self._session.view.processes, record, handles) is not None
+        record, before = member.record, member.before
+        vmm = vmm_process(self._session.view.processes, record, self._session.handles.of(record.directory))
+        if before and vmm and vmm == member.vmm:  # it was not restarted after all, and still has its old card
+            record = replace(record, nic=before.nic, network_options=before.network_options)
+            record = record.with_runtime(guest_ip=before.nic.ip)
         error = str(outcome.error) if outcome.error else ""
-        return record.with_runtime(state="running" if alive else "stopped", last_error=error)
+        return record.with_runtime(state="running" if vmm else "stopped", last_error=error)
 
     def _write(self, changed: Sequence[VmRecord]) -> None:
         now = {record.id: record for record in self._session.store.snapshot().vms()}

@@ -20,8 +20,10 @@ from banger.core.playbook import ImageRequest, Playbook, VmRequest
 from banger.core.session import Session
 from banger.core.state import Records, VmRecord, VmRuntime
 from banger.core.suggest import did_you_mean
-from banger.errors import Problem
+from banger.errors import PluginError, Problem
 from banger.guestconfig import GuestConfig
+from banger.identity import ProcessIdentity
+from banger.rootdisk import image_of
 from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm
 
 LOOPBACK = "127.0.0.1"
@@ -29,7 +31,10 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One VM of a run, with everything planning needs. `waiting`: what of the wish is not taken up, and until when."""
+    """One VM of a run, with everything planning needs. `waiting`: what of the wish is not taken up, and until when.
+
+    `before` is its record before the run, and `vmm` the process that ran it then.
+    """
 
     request: VmRequest
     record: VmRecord
@@ -37,6 +42,8 @@ class Member:
     image: Image
     config: GuestConfig
     waiting: tuple[str, ...] = ()
+    before: VmRecord | None = None
+    vmm: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Roster:
     def allocated(self, records: Records) -> dict[str, VmRecord]:
         """Every wanted VM's record as this playbook wants it."""
         networks = {network.name: network for network in self.playbook.networks}
-        known = {record.name: record for record in records.vms()}
+        known = records.by_name()
         taken = [record.nic for record in known.values()]
         allocated = {}
         for request in self.wanted:
@@ -70,9 +77,13 @@ class Roster:
             allocated[request.name] = _record(self.session, request, old, vm_id, nic, network)
         return allocated
 
-    def members(self, records: Mapping[str, VmRecord], problems: list[Problem]) -> list[Member]:
-        """Each VM with its guest configuration; whatever is wrong with one is added to `problems`."""
-        known = {record.name: record for record in self.session.store.snapshot().vms()}
+    def members(
+        self, records: Mapping[str, VmRecord], known: Mapping[str, VmRecord], problems: list[Problem]
+    ) -> list[Member]:
+        """Each VM with its guest configuration; `known` are the records by name as they were before this run.
+
+        Whatever is wrong with one is added to `problems`.
+        """
         modules = self.session.plugins.guest_modules()
         members = []
         for request in self.wanted:
@@ -129,8 +140,27 @@ class Roster:
         modules: Mapping[str, GuestModule],
         problems: list[Problem],
     ) -> Member:
+        found: list[Problem] = []
+        member = self._put_together(request, record, old, modules, found)
+        vmm = self._vmm(old) if old else None
+        if old and vmm and record.nic != old.nic and not found and not self._stops_vmm(member):
+            # Its VMM stays, and that has the old card.
+            record = replace(record, nic=old.nic, network_options=old.network_options)
+            record = record.with_runtime(guest_ip=old.nic.ip)
+            member = self._put_together(request, record, old, modules, found)
+        problems += found
+        return replace(member, before=old, vmm=vmm)
+
+    def _put_together(
+        self,
+        request: VmRequest,
+        record: VmRecord,
+        old: VmRecord | None,
+        modules: Mapping[str, GuestModule],
+        problems: list[Problem],
+    ) -> Member:
         session = self.session
-        image, waiting = self._image(self.image_plans[request.image], old)
+        image, waiting = self._image(self.image_plans[request.image], record)
         if old and record.nic == old.nic and old.nic.network != request.network:
             waiting += (f"network {old.nic.network} -> {request.network}: needs --restart",)
         record = replace(record, image_digest=image.digest)
@@ -139,20 +169,33 @@ class Roster:
         session.plugins.contribute_guest_config(config, vm, image)
         facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
         problems += self.contribute(config, request, facts, modules)
-        mounts = self.image_mounts.get(request.image, ())
-        problems += hidden_files(config, mounts, [task.place for task in request.tasks])
-        problems += session.plugins.validate_vm(vm)
+        try:
+            mounts = self.image_mounts.get(request.image, ())
+            problems += hidden_files(config, mounts, [task.place for task in request.tasks])
+        except PluginError as error:  # files that cannot both be there
+            problems.append(Problem(request.place, error.message, error.hint))
+        problems += session.plugins.validate_vm(vm, image)
         problems += self._too_small_for_seed(request)
         return Member(request, record, vm, image, config, waiting)
 
-    def _image(self, wanted: ImagePlan, old: VmRecord | None) -> tuple[Image, tuple[str, ...]]:
-        """The image to use. A VM stays on the one its root disk was made for until it may be made anew."""
+    def _stops_vmm(self, member: Member) -> bool:
+        removed = [action.resource.key for action in self.plan(member).actions if action.verb is Verb.REMOVE]
+        return member.vm.vmm_key in removed
+
+    def _vmm(self, record: VmRecord) -> ProcessIdentity | None:
+        return vmm_process(self.session.view.processes, record, self.session.handles.of(record.directory))
+
+    def _image(self, wanted: ImagePlan, record: VmRecord) -> tuple[Image, tuple[str, ...]]:
+        """The image to use. A VM stays on the one its root disk was made for until it may be made anew.
+
+        The disk's own note says which that is: a record could be ahead of the disk, after a crash.
+        """
         view = self.session.view
-        if old and not self.recreate and old.image_digest not in ("", wanted.digest):
-            directory = self.session.home.image_directory(old.image_digest)
-            made = view.files.status(old.directory / "root.image") is not None
-            if made and view.files.status(directory / images.FACTS):
-                image = Image(wanted.name, old.image_digest, directory, images.read_facts(view, directory))
+        made_for = image_of(view, Path(record.runtime.system_overlay))
+        if made_for and made_for != wanted.digest and not self.recreate:
+            directory = self.session.home.image_directory(made_for)
+            if view.files.status(directory / images.FACTS):
+                image = Image(wanted.name, made_for, directory, images.read_facts(view, directory))
                 return image, (f"image {wanted.name} has changed: needs --recreate",)
         built = view.files.status(wanted.directory / images.FACTS) is not None
         facts = images.read_facts(view, wanted.directory) if built else images.UNBUILT
@@ -160,10 +203,8 @@ class Roster:
 
     def _keeps_nic(self, old: VmRecord, network: Network) -> bool:
         """Whether a VM stays on its card. A running one does until it may be restarted: its VMM has that card."""
-        handles = self.session.handles.of(old.directory)
-        alive = vmm_process(self.session.view.processes, old, handles) is not None
         same = (old.nic.network, old.nic.plugin) == (network.name, network.plugin)
-        if alive:
+        if self._vmm(old):
             return same or not (self.restart or self.recreate)
         ssh = old.nic.ssh
         return same and (ssh.host != LOOPBACK or self.session.view.network.port_is_free(ssh.host, ssh.port))

@@ -115,8 +115,9 @@ class PlayReader:
         path = self.path.parent / name
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        except (OSError, ValueError) as error:
+            reasons = {UnicodeDecodeError: "it is not UTF-8 text", ValueError: "that is no file name"}
+            reason = error.strerror if isinstance(error, OSError) else reasons[type(error)]
             self._problem(place, f"cannot read '{name}': {reason}", f"it is looked for in {path.parent}")
             return None
         node, problems = yaml_source.load(text, str(path))

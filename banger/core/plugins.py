@@ -124,8 +124,8 @@ class Plugins:
 
     # --- check, guest, end: everyone is asked
 
-    def validate_vm(self, vm: Vm) -> list[Problem]:
-        return [problem for _, problems in self._ask("validate_vm", vm=vm) for problem in problems]
+    def validate_vm(self, vm: Vm, image: Image) -> list[Problem]:
+        return [problem for _, problems in self._ask("validate_vm", vm=vm, image=image) for problem in problems]
 
     def contribute_guest_config(self, builder: GuestConfig, vm: Vm, image: Image) -> None:
         for name, implementation in self._implementations("contribute_guest_config"):

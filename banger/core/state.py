@@ -99,6 +99,9 @@ class Records:
         """Sorted by name."""
         return sorted((VmRecord.from_document(dict(row)) for row in self._vms.all()), key=lambda record: record.name)
 
+    def by_name(self) -> dict[str, VmRecord]:
+        return {record.name: record for record in self.vms()}
+
     def vm(self, name: str) -> VmRecord | None:
         row = self._vms.get(where("name") == name)
         return VmRecord.from_document(dict(row)) if isinstance(row, dict) else None

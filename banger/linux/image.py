@@ -105,14 +105,12 @@ def _version(release: str) -> list[tuple[int, str]]:
 def building_directory(directory: Path) -> Iterator[Path]:
     """A directory beside `directory` that takes its place when the block ends well, and is removed when it does not.
 
-    What builders that have died left behind is cleared away first.
+    What builders that have died left behind is cleared away first; the caller holds the image's lock.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     for stale in directory.parent.glob(f"{directory.name}{_BUILDING}*"):
-        if not Path("/proc", stale.name.rpartition("-")[2]).exists():
-            shutil.rmtree(stale, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
     building = directory.with_name(f"{directory.name}{_BUILDING}{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)
     try:
         yield building

@@ -33,19 +33,28 @@ def reading(argv: Sequence[str], *, on_line: Callable[[str], None] | None = None
     shown = shlex.join(argv)
     _log.debug("run: %s |", shown)
     said: list[str] = []
+    refusals: list[Exception] = []
     environment = {**os.environ, "LC_ALL": "C"}
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for us: it is told to end, and has the time to clean up
     ) as process:
         assert process.stdout is not None and process.stderr is not None  # both are pipes
-        listener = threading.Thread(target=_listen, args=(process.stderr, said, on_line), daemon=True)
+        listener = threading.Thread(target=_listen, args=(process, said, refusals, on_line), daemon=True)
         listener.start()
         try:
             yield process.stdout
             while process.stdout.read(1 << 20):
                 pass  # the padding after what was of interest; without a reader the program would fail
         except Exception as error:
-            if _end(process, error) <= 0:
+            status = _end(process, error)
+            if refusals:
+                raise refusals[0] from error
+            if status <= 0:
                 raise
             listener.join(_CLEANUP_S)
             raise _failure(shown, process.returncode, said) from error
@@ -54,17 +63,30 @@ def reading(argv: Sequence[str], *, on_line: Callable[[str], None] | None = None
             raise
         process.wait()
         listener.join(_CLEANUP_S)
+    if refusals:
+        raise refusals[0]
     if process.returncode != 0:
         raise _failure(shown, process.returncode, said)
 
 
-def _listen(stream: IO[bytes], said: list[str], on_line: Callable[[str], None] | None) -> None:
-    for raw in stream:
+def _listen(
+    process: subprocess.Popen[bytes],
+    said: list[str],
+    refusals: list[Exception],
+    on_line: Callable[[str], None] | None,
+) -> None:
+    """To the end, whatever `on_line` does: without a reader the program would hang. What it raises ends the program."""
+    assert process.stderr is not None
+    for raw in process.stderr:
         line = raw.decode("utf-8", "replace").rstrip()
         said.append(line)
         del said[:-_KEPT_LINES]
-        if on_line is not None:
-            on_line(line)
+        if on_line is not None and not refusals:
+            try:
+                on_line(line)
+            except Exception as error:  # noqa: BLE001  # raised again by whoever reads
+                refusals.append(error)
+                process.terminate()
 
 
 def _end(process: subprocess.Popen[bytes], error: Exception | None) -> int:

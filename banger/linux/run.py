@@ -107,6 +107,7 @@ def run(
             timeout=timeout_s,
             env={**os.environ, "LC_ALL": "C", **(env or {})},
             cwd=cwd,
+            start_new_session=True,  # Ctrl-C is for us: a tool that is writing a disk is let end
             check=False,
         )
     except subprocess.TimeoutExpired as error:

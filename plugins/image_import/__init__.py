@@ -55,6 +55,7 @@ def _sha256(path: str, spec: ImageSpec) -> str:
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        message = f"{path}, of the image '{spec.name}', cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"{path!r}, of the image '{spec.name}', cannot be read: {reason}"
         raise PlaybookError([Problem(spec.place, message, "paths are relative to the playbook")]) from error

@@ -5,6 +5,7 @@ For guests whose initrd is not ours to make, and for whoever wants one plain fil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from banger.errors import DiskError
@@ -12,7 +13,7 @@ from banger.hooks import hookimpl
 from banger.host import Host
 from banger.resource import Stage
 from banger.rootdisk import RootDiskFile
-from banger.types import Disk, GuestDisk, Image, RootDisk, Size, Vm
+from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class RootCopy(RootDiskFile):
         if self.size_bytes > image_bytes:
             stage("growing the root disk")
             host.ext4.grow(self.path, self.size_bytes)
+
+
+@hookimpl
+def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
+    if vm.storage != "file" or vm.root_disk_bytes >= image.facts.rootfs_bytes:
+        return []
+    smallest = Size(image.facts.rootfs_bytes)
+    message = f"root_disk {Size(vm.root_disk_bytes)} is smaller than its image, {smallest}"
+    return [Problem(vm.place, message, f"root_disk: {smallest} or more")]
 
 
 @hookimpl

@@ -588,3 +588,117 @@ def test_growing_a_disk_that_is_interrupted_is_finished_by_the_next_apply(short:
         tree = world.host.files.status(world.record("web").directory / name)
         assert tree is not None and tree.size_bytes == 2 * 2**30
     assert number > 5
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_every_crash_during_recreate_leaves_vms_that_start(short: Path, after: bool) -> None:
+    for number in range(1, 100):
+        world = World(short / f"{number}")
+        world.directory.mkdir()
+        world.apply(world.write())
+        path = world.write("all", "running", OTHER_IMAGE)
+        world.host.crash_at(number, after=after)
+        try:
+            world.apply(path, recreate=True)
+            break
+        except SimulatedCrash:
+            world.host.restart()
+        world.host.reboot()
+        outcomes = world.apply(path)
+        assert all(outcome.error is None for outcome in outcomes.values()), f"after a crash at {number}"
+        assert world.runs("web") and world.runs("db"), f"after a crash at {number}"
+        assert world.content("web", "work.ext4", "/.greeting") == b"hello home\n"
+    assert number > 20
+
+
+def test_failed_recreate_leaves_the_others_on_their_images(world: World) -> None:
+    world.apply(world.write())
+    path = world.write("all", "running", OTHER_IMAGE)
+    world.host.processes.unkillable.update(process.identity for process in world.host.processes.all)
+    before = len(world.host.effects)
+    world.apply(path, check=True, recreate=True)
+    assert len(world.host.effects) == before
+    for number in (4, 8, 12):
+        world.host.restart()
+        world.host.fail_at(number)
+        world.apply(path, recreate=True)
+        world.host.restart()
+        outcomes = world.apply(path)
+        assert all(outcome.error is None for outcome in outcomes.values())
+
+
+def test_network_of_a_vm_that_cannot_be_restarted_stays_what_it_is(world: World) -> None:
+    world.apply(world.write())
+    old = world.record("web").nic
+    closed = "  networks: [{name: closed, plugin: user}]\n  vms:\n    - {name: web, network: closed, storage: file}"
+    path = world.write("all", "running", ("  vms:\n    - {name: web}", closed))
+    world.apply(path, restart=True)
+    assert world.runs("web")
+    assert world.record("web").nic == old
+    assert "network user -> closed: needs --restart" in world.reasons()
+
+
+def test_network_of_a_vm_whose_restart_fails_stays_what_it_is(world: World) -> None:
+    world.apply(world.write())
+    old = world.record("web").nic
+    world.host.fail_at(1)
+    closed = "  networks: [{name: closed, plugin: user}]\n  vms:\n    - {name: web, network: closed}"
+    outcome = world.apply(world.write("all", "running", ("  vms:\n    - {name: web}", closed)), restart=True)["vm/web"]
+    assert outcome.error is not None
+    if world.runs("web"):
+        assert world.record("web").nic == old
+
+
+def test_interrupt_while_an_absent_vm_goes_starts_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.apply(world.write())
+    third = ("{name: web}", "{name: web}\n    - {name: new}")
+    waits: list[object] = []
+
+    def interrupted_once(futures: Any) -> None:
+        waits.append(futures)
+        wait(futures)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply_room, "wait", interrupted_once)
+    outcomes = world.apply(world.write("all", "absent", third))
+    assert any(isinstance(outcome.error, apply_room.Interrupted) for outcome in outcomes.values())
+    assert [record.name for record in world.session().store.snapshot().vms()] == ["web"]
+
+
+def test_copy_smaller_than_its_image_is_a_problem_of_the_playbook(world: World) -> None:
+    world.apply(world.write())
+    before = len(world.host.effects)
+    path = world.write("all", "running", ("{name: web}", "{name: web, storage: file, root_disk: 64MiB}"))
+    with pytest.raises(PlaybookError, match="root_disk 64MiB is smaller than its image, 256MiB"):
+        world.apply(path, recreate=True)
+    assert len(world.host.effects) == before
+
+
+def test_size_taken_back_after_an_interrupted_grow_is_no_dead_end(world: World) -> None:
+    world.apply(world.write())
+    directory = world.record("web").directory
+    world.host.reboot()
+    world.host.ext4.grow(directory / "work.ext4", 2**27)
+    world.host.files.write(directory / "work.growing", b"")
+    outcome = world.apply(world.write())["vm/web"]
+    assert outcome.error is None
+    assert world.runs("web")
+
+
+def test_leftovers_of_a_killed_command_are_swept(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    directory = world.record("web").directory
+    world.host.files.write(directory / ".root.ext4.x1y2.tmp", b"half")
+    world.host.files.make_directory(directory / ".banger-stage-abc")
+    world.apply(world.write("all", "running", OTHER_IMAGE), recreate=True)
+    names = [file.name for file in world.host.files.list(directory)]
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_files_that_cannot_both_be_there_are_a_problem(world: World) -> None:
+    path = world.write("all", "running", ("/root/.greeting", "/etc/greeting/below"))
+    with pytest.raises(PlaybookError, match="/etc/greeting is a file"):
+        world.apply(path)
+    assert world.host.effects == []

@@ -59,3 +59,12 @@ def test_reading_only_the_beginning_is_no_failure_of_the_program() -> None:
 def test_reading_from_a_missing_program_names_its_package() -> None:
     with pytest.raises(HostError, match="not installed"), reading(["no-such-program"]):
         pass
+
+
+def test_reading_is_ended_by_what_its_listener_raises() -> None:
+    def refuse(line: str) -> None:
+        raise KeyError(line)
+
+    program = ["sh", "-c", "echo one >&2; exec sleep 60"]
+    with pytest.raises(KeyError, match="one"), reading(program, on_line=refuse) as stream:
+        stream.read()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,16 @@ def test_which_looks_into_system_directories_too(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("banger.linux.run._SYSTEM_DIRECTORIES", (str(tmp_path),))
     assert which("tool") == tmp_path / "tool"
     assert which("no-such-program") is None
+
+
+def test_run_is_not_hit_by_a_ctrl_c_on_the_terminal(tmp_path: Path) -> None:
+    marker = tmp_path / "ended"
+    program = (
+        "import os, signal, threading\n"
+        "from banger.linux.run import run\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "threading.Timer(0.3, lambda: os.killpg(0, signal.SIGINT)).start()\n"
+        f"run(['sh', '-c', 'sleep 0.8; touch {marker}'], timeout_s=30)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, start_new_session=True, timeout=60)
+    assert marker.exists()

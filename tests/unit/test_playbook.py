@@ -396,3 +396,8 @@ def test_playbook_of_fifty_vms_loads_fast(load_text: Load) -> None:
     playbook = load_text(text.replace("-{{ team", "x-{{ team"))  # templates not seen before
     assert len(playbook.vms) == 50
     assert time.process_time() - started < 0.15
+
+
+def test_playbook_with_a_file_name_that_is_none_is_a_problem(load_text: Load) -> None:
+    with pytest.raises(PlaybookError, match="that is no file name"):
+        load_text('- vars_files: ["a\\0b"]\n')
