@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
@@ -310,3 +311,19 @@ def test_built_image_has_its_kernel_its_facts_and_an_empty_machine_id(tmp_path: 
     status = statuses(tmp_path / "rootfs.ext4", ["/etc/machine-id"])["/etc/machine-id"]
     assert status is not None and (status.inode.size_bytes, status.inode.mode) == (0, 0o444)
     assert stages == ["copying kernel and initrd", "making the root file system"]
+
+
+@pytest.mark.parametrize("spoil", [-6, -30])
+def test_gzip_archive_with_one_wrong_byte_is_refused(tmp_path: Path, spoil: int) -> None:
+    packed = bytearray(gzip.compress(archive((entry("etc/motd"), b"hello\n" * 4000)).getvalue(), compresslevel=0))
+    at = spoil if spoil == -6 else packed.index(b"hello") + 7
+    packed[at] ^= 1
+    with pytest.raises(DiskError, match="the archive cannot be read"), StagedRoot(tmp_path / "s") as root:
+        read_archive(io.BytesIO(bytes(packed)), root)
+
+
+def test_gzip_archive_that_is_whole_is_read(tmp_path: Path) -> None:
+    packed = gzip.compress(archive((entry("etc/motd"), b"hello\n")).getvalue())
+    with StagedRoot(tmp_path / "s") as root:
+        read_archive(io.BytesIO(packed), root)
+        assert root.read("/etc/motd") == b"hello\n"
