@@ -25,6 +25,7 @@ __all__ = [
     "FileMode",
     "GuestDisk",
     "GuestFile",
+    "GuestFilePath",
     "GuestModule",
     "GuestPath",
     "HostKey",
@@ -38,6 +39,7 @@ __all__ = [
     "NetworkKind",
     "NetworkSetup",
     "Nic",
+    "OwnerId",
     "Place",
     "Problem",
     "RootDisk",
@@ -109,7 +111,34 @@ class GuestPath(str):
             raise ValueError("a guest path cannot hold '..'")
         if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
             raise ValueError("a name in a guest path is longer than 255 bytes")
+        if len(value.encode("utf-8", "surrogateescape")) > 4095:
+            raise ValueError("a guest path cannot be longer than 4095 bytes")
         return cls("/" + posixpath.normpath(value).lstrip("/"))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _parsed(cls.parse)
+
+
+class GuestFilePath(GuestPath):
+    """A guest path that can be a file's: neither the root directory nor written as a directory."""
+
+    @classmethod
+    def parse(cls, value: object) -> GuestFilePath:
+        path = GuestPath.parse(value)
+        if str(value).endswith("/"):
+            raise ValueError("this is a directory; name the file in it")
+        return cls(path)
+
+
+class OwnerId(int):
+    """A numeric user or group id of a guest: 0 to 4294967294 (the last one, -1, means "none" to chown(2))."""
+
+    @classmethod
+    def parse(cls, value: object) -> OwnerId:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**32 - 2:
+            return cls(value)
+        raise ValueError("not a numeric id; names are the guest's own and not known here")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

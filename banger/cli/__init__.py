@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -69,13 +70,22 @@ def main() -> NoReturn:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        _leave(130)
     except BangerError as error:
         fail(error)
     except Exception as error:
         error.add_note("This is a bug in banger: please report it, with the command and all of the above.")
         raise
     sys.exit(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End now, even where threads are still at work; an ordinary exit would wait for them."""
+    if len(sys._current_frames()) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def fail(error: BangerError) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -144,23 +143,22 @@ def in_parallel(
     """Run each subject's work, `forks` at a time; one that fails in any way leaves the others going. Order as given.
 
     An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`, and
-    `cancelled` is set for whatever else the caller had in mind. A second one stops at once, and leaves the rest to the
-    next command.
+    `cancelled` is set for whatever else the caller had in mind. A second one is raised at once, with threads still at
+    work: the caller ends the process, and the next command repairs what that leaves.
     """
     cancelled = cancelled or Flag()
     futures: list[Future[Outcome]] = []
-    with ThreadPoolExecutor(max_workers=max(1, forks)) as pool:
-        try:
-            for subject, task in work.items():
-                futures.append(pool.submit(_guarded, subject, task, report, cancelled))
-            wait(futures)
-        except KeyboardInterrupt:
-            cancelled.set()
-            report({"type": "note", "subject": "", "message": "interrupted: rolling back what is half done"})
-            try:
-                wait(futures)
-            except KeyboardInterrupt:
-                os._exit(Interrupted.exit_code)
+    pool = ThreadPoolExecutor(max_workers=max(1, forks))
+    try:
+        for subject, task in work.items():
+            futures.append(pool.submit(_guarded, subject, task, report, cancelled))
+        wait(futures)
+    except KeyboardInterrupt:
+        cancelled.set()
+        report({"type": "note", "subject": "", "message": "interrupted: rolling back what is half done"})
+        wait(futures)
+    finally:
+        pool.shutdown(wait=False)
     outcomes = [future.result() for future in futures]
     outcomes += [Outcome(subject, error=Interrupted("interrupted")) for subject in list(work)[len(futures) :]]
     for outcome in outcomes:

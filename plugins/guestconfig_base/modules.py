@@ -6,19 +6,20 @@ from dataclasses import dataclass
 
 from banger.errors import PlaybookError, Problem
 from banger.guestconfig import GuestConfig
-from banger.types import FileMode, GuestModule, GuestPath, ModuleContext, Mount
+from banger.types import FileMode, GuestFilePath, GuestModule, GuestPath, ModuleContext, Mount, OwnerId
 
 _READABLE = FileMode(0o644)
+_ROOT = OwnerId(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
     """What every module that writes a file takes. `uid` and `gid` are numbers: names are the guest's own."""
 
-    dest: GuestPath
+    dest: GuestFilePath
     mode: FileMode = _READABLE
-    uid: int = 0
-    gid: int = 0
+    uid: OwnerId = _ROOT
+    gid: OwnerId = _ROOT
 
     def write(self, builder: GuestConfig, content: bytes | str) -> None:
         builder.write_file(self.dest, content, mode=self.mode, uid=self.uid, gid=self.gid)

@@ -48,3 +48,26 @@ def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Pat
     assert not [name for name in after.files - before.files if name.endswith(("root.ext4", "api.sock"))]
     applied.run("destroy", path)
     assert traces(applied).records == before.records
+
+
+def test_second_interrupt_stops_at_once_and_the_next_command_repairs(applied: Banger, tmp_path: Path) -> None:
+    for name in ("templates", "files"):
+        (tmp_path / name).symlink_to(PLAYBOOK.parent / name)
+    path = tmp_path / "solo.yml"
+    path.write_text(PLAYBOOK.read_text().partition("- name: Two sandboxes")[0] + SOLO)
+    before = traces(applied)
+    with subprocess.Popen(
+        [*applied.command, "apply", str(path)],
+        env={**os.environ, "BANGER_HOME": str(applied.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as apply:
+        assert apply.stdout is not None
+        for line in apply.stdout:
+            if "waiting for ssh" in line or "shutting the guest down" in line:
+                apply.send_signal(signal.SIGINT)
+        assert apply.wait(timeout=10) == 130
+    applied.run("destroy", path)
+    after = traces(applied)
+    assert (after.processes, after.records, after.files) == (before.processes, before.records, before.files)
