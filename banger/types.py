@@ -5,8 +5,6 @@ Sizes are bytes (`…_bytes`), paths on the host are `Path`, paths inside a gues
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from banger.errors import Place, Problem
 from banger.identity import Nic, SshEndpoint
+from banger.scalars import FileMode, GuestFilePath, GuestPath, OwnerId, Size
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
+    pass
 
 __all__ = [
     "WORK_MOUNT_POINT",
@@ -50,106 +48,6 @@ __all__ = [
     "Vm",
     "WorkDisk",
 ]  # fmt: skip
-
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile(r"(\d+)\s*([KMGT]iB|B|)")
-
-
-class Size(int):
-    """A number of bytes; written `512MiB`, `4GiB`, or as a plain whole number of bytes."""
-
-    @classmethod
-    def parse(cls, value: object) -> Size:
-        """Read a size as a playbook has it. Raises ValueError with what would be right."""
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
-        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError("not a size; write a whole number with a unit, such as 512MiB or 4GiB")
-        return cls(int(match[1]) * _UNITS[match[2]])
-
-    def __str__(self) -> str:
-        for unit in ("TiB", "GiB", "MiB", "KiB"):
-            if self and self % _UNITS[unit] == 0:
-                return f"{self // _UNITS[unit]}{unit}"
-        return f"{int(self)}B"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
-
-class FileMode(int):
-    """Permission bits of a guest file, written in octal as a string or a YAML scalar with a leading 0: `0644`."""
-
-    @classmethod
-    def parse(cls, value: object) -> FileMode:
-        """Read an octal mode. A YAML number without its leading zero is ambiguous and refused."""
-        if isinstance(value, FileMode):
-            return value
-        if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value):
-            return cls(int(value, 8))
-        raise ValueError("not a file mode; write it in octal with its leading zero, such as 0644")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
-
-class GuestPath(str):
-    """An absolute, normalised path inside a guest: no `..`, no control characters, no name over 255 bytes."""
-
-    @classmethod
-    def parse(cls, value: object) -> GuestPath:
-        """Check a guest path. Raises ValueError; never silently mends one."""
-        if not isinstance(value, str) or not value.startswith("/"):
-            raise ValueError("not an absolute path in the guest; it must begin with /")
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
-            raise ValueError("a guest path cannot hold control characters")
-        parts = value.split("/")
-        if ".." in parts:
-            raise ValueError("a guest path cannot hold '..'")
-        if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
-            raise ValueError("a name in a guest path is longer than 255 bytes")
-        if len(value.encode("utf-8", "surrogateescape")) > 4095:
-            raise ValueError("a guest path cannot be longer than 4095 bytes")
-        return cls("/" + posixpath.normpath(value).lstrip("/"))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
-
-class GuestFilePath(GuestPath):
-    """A guest path that can be a file's: neither the root directory nor written as a directory."""
-
-    @classmethod
-    def parse(cls, value: object) -> GuestFilePath:
-        path = GuestPath.parse(value)
-        if str(value).endswith("/"):
-            raise ValueError("this is a directory; name the file in it")
-        return cls(path)
-
-
-class OwnerId(int):
-    """A numeric user or group id of a guest: 0 to 4294967294 (the last one, -1, means "none" to chown(2))."""
-
-    @classmethod
-    def parse(cls, value: object) -> OwnerId:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**32 - 2:
-            return cls(value)
-        raise ValueError("not a numeric id; names are the guest's own and not known here")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
-
-def _parsed(parse: Callable[[object], Any]) -> CoreSchema:
-    from pydantic_core import core_schema  # lazily: most commands never validate a playbook
-
-    return core_schema.no_info_plain_validator_function(parse)
-
 
 WORK_MOUNT_POINT = "/root"
 """Where a work disk is mounted in its guest."""

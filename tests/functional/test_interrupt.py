@@ -20,17 +20,20 @@ SOLO = """
 """
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Path, signal_: signal.Signals) -> None:
+def playbook(directory: Path) -> Path:
+    """The quickstart's image, and one VM of our own."""
     for name in ("templates", "files"):
-        (tmp_path / name).symlink_to(PLAYBOOK.parent / name)
-    path = tmp_path / "solo.yml"
-    path.write_text(PLAYBOOK.read_text().partition("- name: Two sandboxes")[0] + SOLO)
-    before = traces(applied)
+        (directory / name).symlink_to(PLAYBOOK.parent / name)
+    (directory / "solo.yml").write_text(PLAYBOOK.read_text().partition("- name: Two sandboxes")[0] + SOLO)
+    return directory / "solo.yml"
+
+
+def interrupted_apply(banger: Banger, path: Path, signal_: signal.Signals, *when: str) -> tuple[int, str]:
+    """Apply, with the signal at each line that has one of these words; exit code and output."""
     told = ""
     with subprocess.Popen(
-        [*applied.command, "apply", str(path)],
-        env={**os.environ, "BANGER_HOME": str(applied.home)},
+        [*banger.command, "apply", str(path)],
+        env={**os.environ, "BANGER_HOME": str(banger.home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -38,9 +41,16 @@ def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Pat
         assert apply.stdout is not None
         for line in apply.stdout:
             told += line
-            if "waiting for ssh" in line:
+            if any(words in line for words in when):
                 apply.send_signal(signal_)
-        assert apply.wait(timeout=60) == 130, told
+        return apply.wait(timeout=60), told
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Path, signal_: signal.Signals) -> None:
+    path, before = playbook(tmp_path), traces(applied)
+    code, told = interrupted_apply(applied, path, signal_, "waiting for ssh")
+    assert code == 130, told
     assert "rolling back what is half done" in told
     after = traces(applied)
     assert (after.processes, after.mounts) == (before.processes, before.mounts)
@@ -51,23 +61,9 @@ def test_interrupt_while_a_guest_boots_rolls_back(applied: Banger, tmp_path: Pat
 
 
 def test_second_interrupt_stops_at_once_and_the_next_command_repairs(applied: Banger, tmp_path: Path) -> None:
-    for name in ("templates", "files"):
-        (tmp_path / name).symlink_to(PLAYBOOK.parent / name)
-    path = tmp_path / "solo.yml"
-    path.write_text(PLAYBOOK.read_text().partition("- name: Two sandboxes")[0] + SOLO)
-    before = traces(applied)
-    with subprocess.Popen(
-        [*applied.command, "apply", str(path)],
-        env={**os.environ, "BANGER_HOME": str(applied.home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as apply:
-        assert apply.stdout is not None
-        for line in apply.stdout:
-            if "waiting for ssh" in line or "shutting the guest down" in line:
-                apply.send_signal(signal.SIGINT)
-        assert apply.wait(timeout=10) == 130
+    path, before = playbook(tmp_path), traces(applied)
+    code, told = interrupted_apply(applied, path, signal.SIGINT, "waiting for ssh", "shutting the guest down")
+    assert code == 130, told
     applied.run("destroy", path)
     after = traces(applied)
     assert (after.processes, after.records, after.files) == (before.processes, before.records, before.files)

@@ -20,7 +20,8 @@ DECLARING = VALUES | {
 MAY_IMPORT: dict[str, set[str]] = {
     "banger.errors": set(),
     "banger.identity": set(),
-    "banger.types": {"banger.errors", "banger.identity"},
+    "banger.scalars": set(),
+    "banger.types": {"banger.errors", "banger.identity", "banger.scalars"},
     "banger.host": VALUES,
     "banger.resource": VALUES | {"banger.host"},
     "banger.guestconfig": VALUES | {"banger.host"},
