@@ -81,7 +81,9 @@ def main() -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """End now, even where threads are still at work; an ordinary exit would wait for them."""
-    if len(sys._current_frames()) > 1:
+    import threading
+
+    if any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
