@@ -91,12 +91,3 @@ class StateError(BangerError):
 
 class PluginError(BangerError):
     """A plugin raised, or answered with something else than its hook promises. Names the plugin."""
-
-
-class ApplyError(BangerError):
-    """Some subjects failed while applying; `failures` maps each subject's name to its first error."""
-
-    def __init__(self, failures: dict[str, BaseException]) -> None:
-        self.failures = failures
-        lines = [f"{subject}: {error}" for subject, error in failures.items()]
-        super().__init__("\n".join(lines))

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
+
+
+class _Written:
+    """A value that pydantic reads by its class's own `parse`."""
+
+    @classmethod
+    def parse(cls, value: object) -> Any:
+        """The value that was written. Raises ValueError with what would be right."""
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> CoreSchema:
+        from pydantic_core import core_schema  # lazily: most commands never validate a playbook
+
+        return core_schema.no_info_plain_validator_function(cls.parse)
+
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"(\d+)\s*([KMGT]iB|B|)")
 
 
-class Size(int):
+class Size(_Written, int):
     """A number of bytes; written `512MiB`, `4GiB`, or as a plain whole number of bytes."""
 
     @classmethod
@@ -34,12 +48,8 @@ class Size(int):
                 return f"{self // _UNITS[unit]}{unit}"
         return f"{int(self)}B"
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
 
-
-class FileMode(int):
+class FileMode(_Written, int):
     """Permission bits of a guest file, written in octal as a string or a YAML scalar with a leading 0: `0644`."""
 
     @classmethod
@@ -51,12 +61,8 @@ class FileMode(int):
             return cls(int(value, 8))
         raise ValueError("not a file mode; write it in octal with its leading zero, such as 0644")
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
 
-
-class GuestPath(str):
+class GuestPath(_Written, str):
     """An absolute, normalised path inside a guest: no `..`, no control characters, no name over 255 bytes."""
 
     @classmethod
@@ -75,10 +81,6 @@ class GuestPath(str):
             raise ValueError("a guest path cannot be longer than 4095 bytes")
         return cls("/" + posixpath.normpath(value).lstrip("/"))
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
 
 class GuestFilePath(GuestPath):
     """A guest path that can be a file's: neither the root directory nor written as a directory."""
@@ -91,7 +93,7 @@ class GuestFilePath(GuestPath):
         return cls(path)
 
 
-class OwnerId(int):
+class OwnerId(_Written, int):
     """A numeric user or group id of a guest: 0 to 4294967294 (the last one, -1, means "none" to chown(2))."""
 
     @classmethod
@@ -99,13 +101,3 @@ class OwnerId(int):
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**32 - 2:
             return cls(value)
         raise ValueError("not a numeric id; names are the guest's own and not known here")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _parsed(cls.parse)
-
-
-def _parsed(parse: Callable[[object], Any]) -> CoreSchema:
-    from pydantic_core import core_schema  # lazily: most commands never validate a playbook
-
-    return core_schema.no_info_plain_validator_function(parse)

@@ -45,7 +45,7 @@ __all__ = [
     "SshEndpoint",
     "TapAttachment",
     "UserAttachment",
-    "Vm",
+    "Vm", "VmFiles",
     "WorkDisk",
 ]  # fmt: skip
 
@@ -191,12 +191,44 @@ class HostKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class VmFiles:
+    """Where a VM's files lie: all in its directory, under names that are written here and nowhere else."""
+
+    directory: Path
+
+    @property
+    def api_socket(self) -> Path:
+        """The VMM's control socket; its path in a command line is what marks a process as this VM's VMM."""
+        return self.directory / "api.sock"
+
+    @property
+    def console_log(self) -> Path:
+        return self.directory / "console.log"
+
+    @property
+    def root_overlay(self) -> Path:
+        """What this VM wrote to its root disk (or its whole copy of it)."""
+        return self.directory / "root.ext4"
+
+    @property
+    def work_disk(self) -> Path:
+        return self.directory / "work.ext4"
+
+    @property
+    def vsock_socket(self) -> Path:
+        return self.directory / "vsock.sock"
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / "metrics.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Vm(VmFiles):
     """A VM that should exist. Everything on the host that belongs to it is named by `id` or lies in `directory`."""
 
     id: str
     name: str
-    directory: Path
     image: str
     vcpus: int
     memory_bytes: int
@@ -222,24 +254,6 @@ class Vm:
     @property
     def vmm_key(self) -> str:
         return f"{self.name}/vmm"
-
-    @property
-    def api_socket(self) -> Path:
-        """The VMM's control socket; its path in a command line is what marks a process as this VM's VMM."""
-        return self.directory / "api.sock"
-
-    @property
-    def console_log(self) -> Path:
-        return self.directory / "console.log"
-
-    @property
-    def root_overlay(self) -> Path:
-        """What this VM wrote to its root disk (or its whole copy of it)."""
-        return self.directory / "root.ext4"
-
-    @property
-    def work_disk(self) -> Path:
-        return self.directory / "work.ext4"
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
                 if action.verb is Verb.CREATE:
                     created.append(action.resource)
                 stage = _stage(plan.subject, action.resource, report, cancelled)
-                handles[action.resource.key] = _do(plan.subject, action, host, handles, journal, stage)
+                handles[action.resource.key] = _do(action, host, handles, journal, stage)
                 changed += 1
                 verb = action.verb.value
                 report({"type": "done", "subject": plan.subject, "verb": verb, "resource": action.resource.key})
@@ -87,9 +87,7 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
     return Outcome(plan.subject, ok=kept, changed=changed, pending=len(plan.pending))
 
 
-def _do(
-    subject: str, action: Action, host: Host, handles: Mapping[str, Handle], journal: Journal, stage: Stage
-) -> Handle:
+def _do(action: Action, host: Host, handles: Mapping[str, Handle], journal: Journal, stage: Stage) -> Handle:
     resource = action.resource
     transient = resource.lifetime is Lifetime.BOOT
     if action.verb is Verb.REMOVE:

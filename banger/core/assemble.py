@@ -16,7 +16,7 @@ from banger.core.guest_files import FSTAB, GuestFiles, is_below
 from banger.core.plugins import Plugins
 from banger.core.ready import GuestReady
 from banger.core.state import VmRecord
-from banger.errors import Place, Problem
+from banger.errors import Place, PluginError, Problem
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView, Node
 from banger.resource import Absent, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
@@ -117,13 +117,21 @@ def split_by_wish(resources: Sequence[Resource], *, running: bool) -> tuple[list
     return disks, [resource for resource in resources if resource.lifetime is Lifetime.BOOT]
 
 
-def hidden_files(config: GuestConfig, image_mounts: Sequence[Mount], places: Sequence[Place]) -> list[Problem]:
-    """Files of these tasks that a guest would never see, because a tmpfs is mounted over them."""
+def problems_of_files(config: GuestConfig, image_mounts: Sequence[Mount], places: Sequence[Place]) -> list[Problem]:
+    """What is wrong with the files of tasks at these places.
+
+    Those that cannot both be there, and those a guest would never see, because a tmpfs is mounted over them.
+    """
+    by_origin = {str(place): place for place in places}
+    try:
+        files = config.files()
+    except PluginError as error:
+        place = next((place for origin, place in by_origin.items() if origin in error.message), None)
+        return [Problem(place, error.message, error.hint)]
     of_image = [mount for mount in image_mounts if mount.target not in config.dropped_mounts]
     tmpfs = [mount for mount in (*config.mounts, *of_image) if mount.fstype == "tmpfs"]
-    by_origin = {str(place): place for place in places}
     problems = []
-    for f in config.files():
+    for f in files:
         mount = next((mount for mount in tmpfs if is_below(f.path, mount.target)), None)
         if mount and f.origin in by_origin:
             message = f"{f.path} would be hidden in the guest: a tmpfs is mounted on {mount.target}"

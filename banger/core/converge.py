@@ -16,7 +16,7 @@ from typing import Any
 
 from banger.core import access, images, tasks
 from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
-from banger.core.assemble import hidden_files
+from banger.core.assemble import problems_of_files
 from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
@@ -126,7 +126,10 @@ class _Apply:
             config = GuestConfig()
             facts = {"image": tasks.ImageFacts(request.spec.name, "")}
             problems += self._roster.contribute(config, request, facts, modules)
-            problems += hidden_files(config, (), [task.place for task in request.tasks])
+            of_files = problems_of_files(config, (), [task.place for task in request.tasks])
+            problems += of_files
+            if of_files:
+                continue
             name = request.spec.name
             try:
                 plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
@@ -157,8 +160,9 @@ class _Apply:
     def _build(self, image: ImagePlan) -> Outcome:
         """Base and customisation are each kept when the other fails: a base is minutes of work."""
         session = self._session
-        if not _image_plan(session, image).changes:
-            return self._told(_image_plan(session, image))
+        todo = _image_plan(session, image)
+        if not todo.changes:
+            return self._told(todo)
         names = dict.fromkeys(f"image-{directory.name}" for directory in (image.base, image.directory))
 
         def task(cancelled: Flag) -> Outcome:

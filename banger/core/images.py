@@ -16,10 +16,10 @@ from banger.core.plugins import Plugins
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
-from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
+from banger.imagedirectory import FACTS, ImageDirectory
+from banger.resource import Handle, Needs, Present, Resource, Stage
 from banger.types import WORK_MOUNT_POINT, GuestFile, Image, ImageFacts, ImageSpec
 
-FACTS = "facts.json"
 _DIGEST_LENGTH = 20
 
 
@@ -35,20 +35,15 @@ class ImagePlan:
     resources: tuple[Resource, ...]
 
 
-@dataclass(frozen=True)
-class CustomisedImage(Resource):
+@dataclass(frozen=True, kw_only=True)
+class CustomisedImage(ImageDirectory):
     """A base image with files of ours in a copy of it, and the seed of work disks if one was asked for."""
 
-    key: str
     needs: tuple[str, ...]
     base: Path
-    directory: Path
     customisation: GuestConfig
     work_seed_bytes: int | None
     stage = "customise_image"
-
-    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        return Absent() if host.files.status(self.directory / FACTS) is None else Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         unfinished = self.directory.with_name(self.directory.name + ".new")
@@ -82,7 +77,7 @@ class CustomisedImage(Resource):
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         host.files.remove_tree(self.directory.with_name(self.directory.name + ".new"))
-        host.files.remove_tree(self.directory)
+        super().remove(host, handle, stage)
 
     def _files(self, original: str | None) -> tuple[list[GuestFile], str | None]:
         config = self.customisation
@@ -122,11 +117,6 @@ def needed(host: HostView, image: ImagePlan) -> tuple[Resource, ...]:
     """
     last = image.resources[-1]
     return (last,) if isinstance(last.observe(host, None), Present) else image.resources
-
-
-def load_image(host: HostView, name: str, digest: str, directory: Path) -> Image:
-    """A built image. Raises StateError when it is not there or not whole."""
-    return Image(name, digest, directory, read_facts(host, directory))
 
 
 def read_facts(host: HostView, directory: Path) -> ImageFacts:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from banger.core import images, tasks
-from banger.core.assemble import assemble, hidden_files, split_by_wish
+from banger.core.assemble import assemble, problems_of_files, split_by_wish
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.plan import Action, Plan, Verb, plan
@@ -20,11 +20,12 @@ from banger.core.playbook import ImageRequest, Playbook, VmRequest
 from banger.core.session import Session
 from banger.core.state import Records, VmRecord, VmRuntime
 from banger.core.suggest import did_you_mean
-from banger.errors import PluginError, Problem
+from banger.errors import Problem
 from banger.guestconfig import GuestConfig
 from banger.identity import ProcessIdentity
+from banger.imagedirectory import FACTS
 from banger.rootdisk import image_of
-from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm
+from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles
 
 LOOPBACK = "127.0.0.1"
 
@@ -169,11 +170,8 @@ class Roster:
         session.plugins.contribute_guest_config(config, vm, image)
         facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
         problems += self.contribute(config, request, facts, modules)
-        try:
-            mounts = self.image_mounts.get(request.image, ())
-            problems += hidden_files(config, mounts, [task.place for task in request.tasks])
-        except PluginError as error:  # files that cannot both be there
-            problems.append(Problem(request.place, error.message, error.hint))
+        mounts = self.image_mounts.get(request.image, ())
+        problems += problems_of_files(config, mounts, [task.place for task in request.tasks])
         problems += session.plugins.validate_vm(vm, image)
         problems += self._too_small_for_seed(request)
         return Member(request, record, vm, image, config, waiting)
@@ -194,10 +192,10 @@ class Roster:
         made_for = image_of(view, Path(record.runtime.system_overlay))
         if made_for and made_for != wanted.digest and not self.recreate:
             directory = self.session.home.image_directory(made_for)
-            if view.files.status(directory / images.FACTS):
+            if view.files.status(directory / FACTS):
                 image = Image(wanted.name, made_for, directory, images.read_facts(view, directory))
                 return image, (f"image {wanted.name} has changed: needs --recreate",)
-        built = view.files.status(wanted.directory / images.FACTS) is not None
+        built = view.files.status(wanted.directory / FACTS) is not None
         facts = images.read_facts(view, wanted.directory) if built else images.UNBUILT
         return Image(wanted.name, wanted.digest, wanted.directory, facts), ()
 
@@ -223,7 +221,6 @@ class Roster:
 def _record(
     session: Session, request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, network: Network
 ) -> VmRecord:
-    directory = session.home.vm_directory(vm_id)
     kept = old.network_options if old and old.nic is nic and nic.network != network.name else None
     return VmRecord(
         id=vm_id,
@@ -239,25 +236,25 @@ def _record(
         vmm=request.vmm,
         nic=nic,
         network_options=_plain(network.options) if kept is None else kept,
-        runtime=_runtime(request, old, vm_id, nic, directory),
+        runtime=_runtime(request, old, vm_id, nic, VmFiles(session.home.vm_directory(vm_id))),
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),
     )
 
 
-def _runtime(request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, directory: Path) -> VmRuntime:
+def _runtime(request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, files: VmFiles) -> VmRuntime:
     return VmRuntime(
         state=old.runtime.state if old else "stopped",
         guest_ip=nic.ip,
-        api_socket=str(directory / "api.sock"),
-        vsock_path=str(directory / "vsock.sock"),
+        api_socket=str(files.api_socket),
+        vsock_path=str(files.vsock_socket),
         vsock_cid=3 + int(vm_id, 16) % (2**32 - 4),
-        log_path=str(directory / "console.log"),
-        metrics_path=str(directory / "metrics.json"),
+        log_path=str(files.console_log),
+        metrics_path=str(files.metrics),
         dns_name=f"{request.name}.banger",
-        vm_directory=str(directory),
-        system_overlay=str(directory / "root.ext4"),
-        work_disk=str(directory / "work.ext4") if request.work_disk_bytes else "",
+        vm_directory=str(files.directory),
+        system_overlay=str(files.root_overlay),
+        work_disk=str(files.work_disk) if request.work_disk_bytes else "",
         last_error=old.runtime.last_error if old else "",
     )
 

@@ -183,9 +183,6 @@ class Plugins:
             raise PluginError(f"plugin {self._infos[plugin]}: launch_vmm returned no resource {vm.vmm_key!r}")
         return resources
 
-    def has(self, plugin: str) -> bool:
-        return self._manager.has_plugin(plugin)
-
     # --- how
 
     def _implementations(self, hook: str) -> list[tuple[str, pluggy.HookImpl]]:

@@ -41,11 +41,6 @@ class TemplateError(Exception):
         self.message, self.hint, self.line = message, hint, line
 
 
-def has_template(node: Node) -> bool:
-    """Whether any value in this tree holds a template."""
-    return any(isinstance(scalar.value, str) and is_template(scalar.value) for scalar in yaml_source.scalars(node))
-
-
 def is_template(text: str) -> bool:
     """Whether Jinja2 would do anything with this text."""
     return "{" in text and any(mark in text for mark in _MARKS)

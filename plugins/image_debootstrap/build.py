@@ -11,10 +11,11 @@ from pathlib import Path
 
 from banger.errors import HostError
 from banger.host import Host, HostView
+from banger.imagedirectory import ImageDirectory
 from banger.linux.image import build_image, building_directory
 from banger.linux.pipe import reading
 from banger.linux.staging import LATEST_S, StagedRoot, read_archive
-from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
+from banger.resource import Handle, Needs, Stage
 
 from .options import ARCHITECTURE, DebootstrapOptions, all_packages
 from .sources import host_sources
@@ -40,16 +41,10 @@ _SUBORDINATE_IDS = 65536
 
 
 @dataclass(frozen=True)
-class DebootstrapImage(Resource):
+class DebootstrapImage(ImageDirectory):
     """A Debian image in its directory; it is there when its facts are."""
 
-    key: str
-    directory: Path
     options: DebootstrapOptions
-    stage = "build_image"
-
-    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        return Absent() if host.files.status(self.directory / "facts.json") is None else Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         mode = _mode(host)
@@ -60,9 +55,6 @@ class DebootstrapImage(Resource):
             prepare_root(root)
             build_image(root, building, stage, size_bytes=self.options.size)
         return {}
-
-    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
-        host.files.remove_tree(self.directory)
 
 
 def scratch_directory(mode: str, candidates: Sequence[str] = ("", "/tmp", "/var/tmp")) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from banger.errors import CommandError, DiskError, HostError
 from banger.host import Host, HostView
+from banger.imagedirectory import ImageDirectory
 from banger.linux.debugfs import listings, statuses
 from banger.linux.fsck import preen
 from banger.linux.image import BootFiles, build_image, building_directory, write_boot_files, write_facts
 from banger.linux.pipe import reading
 from banger.linux.run import run
 from banger.linux.staging import StagedRoot, read_archive
-from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
+from banger.resource import Handle, Needs, Stage
 from banger.types import GuestFile, ImageFacts
 
 from .detect import detect_format, find_ext4_partition
@@ -29,16 +30,10 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
-class ImportedImage(Resource):
+class ImportedImage(ImageDirectory):
     """An image made of a file; it is there when its facts are."""
 
-    key: str
-    directory: Path
     options: ImportOptions
-    stage = "build_image"
-
-    def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        return Absent() if host.files.status(self.directory / "facts.json") is None else Present()
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         source = Path(self.options.path)
@@ -50,9 +45,6 @@ class ImportedImage(Resource):
             else:
                 _from_disk(host, source, found, building, given, stage)
         return {}
-
-    def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
-        host.files.remove_tree(self.directory)
 
 
 def _given(path: str | None) -> bytes | None:

@@ -17,7 +17,7 @@ from banger.types import GuestFile, HostKey, ModuleContext, Mount, Nic, Place, S
 
 NIC = Nic("lan", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 2222))
 VM = Vm(
-    *("id1", "web-1", Path("/vms/id1"), "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, ()),
+    *(Path("/vms/id1"), "id1", "web-1", "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, ()),
     host_key=HostKey("private", "public"),
 )
 

@@ -17,7 +17,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@here"
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK you@there"
 NIC = Nic("lan", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 2222))
 VM = Vm(
-    *("id1", "web-1", Path("/vms/id1"), "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, (KEY,)),
+    *(Path("/vms/id1"), "id1", "web-1", "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, (KEY,)),
     host_key=HostKey("-----BEGIN-----\nx\n-----END-----", "ssh-ed25519 AAAA host"),
 )
 CONTEXT = ModuleContext({"vm": object()}, Place("p.yml", 3, 5), lambda name: b"", lambda text, name: text)

@@ -18,7 +18,7 @@ LAB = Network("lab", "user", plugin.UserNetworkOptions())
 
 def vm(nic: Nic, network: Network | None) -> Vm:
     return Vm(
-        *("id1", "web-1", Path("/vms/id1"), "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", nic, ()),
+        *(Path("/vms/id1"), "id1", "web-1", "debian", 1, 2**29, 2**32, None, "overlay", "ext4", "qemu", nic, ()),
         host_key=HostKey("private", "public"),
         network=network,
     )

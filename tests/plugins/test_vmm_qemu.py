@@ -33,7 +33,7 @@ from banger.types import (
 
 NIC = Nic("lab", "user", "52:54:00:01:02:03", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 22200))
 VM = Vm(
-    *("id1", "web-1", Path("/vms/id1"), "debian", 2, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, ()),
+    *(Path("/vms/id1"), "id1", "web-1", "debian", 2, 2**29, 2**32, None, "overlay", "ext4", "qemu", NIC, ()),
     host_key=HostKey("private", "public"),
 )
 IMAGE = Image("debian", "digest", Path("/images/debian"), ImageFacts(None, "6.1", 2**29))

@@ -12,9 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 VALUES = {"banger.types", "banger.identity", "banger.errors"}
-DECLARING = VALUES | {
-    *("banger.hooks", "banger.guestconfig", "banger.rootdisk", "banger.diskfile", "banger.resource", "banger.host")
-}
+DISKS = {"banger.rootdisk", "banger.diskfile", "banger.imagedirectory"}
+DECLARING = VALUES | DISKS | {"banger.hooks", "banger.guestconfig", "banger.resource", "banger.host"}
 
 # What each room may import of ours; the most particular name wins.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -25,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.host": VALUES,
     "banger.resource": VALUES | {"banger.host"},
     "banger.guestconfig": VALUES | {"banger.host"},
+    "banger.imagedirectory": VALUES | {"banger.host", "banger.resource"},
     "banger.diskfile": VALUES | {"banger.host", "banger.resource"},
     "banger.rootdisk": VALUES | {"banger.host", "banger.resource", "banger.diskfile"},
     "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.resource"},

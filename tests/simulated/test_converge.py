@@ -702,3 +702,12 @@ def test_files_that_cannot_both_be_there_are_a_problem(world: World) -> None:
     with pytest.raises(PlaybookError, match="/etc/greeting is a file"):
         world.apply(path)
     assert world.host.effects == []
+
+
+def test_files_of_an_image_that_cannot_both_be_there_are_a_problem_with_its_place(world: World) -> None:
+    two = 'content: "tiny\\n"}\n    - file: {dest: /etc/motd/below, content: x}'
+    path = world.write("all", "running", ('content: "tiny\\n"}', two))
+    with pytest.raises(PlaybookError, match="/etc/motd is a file") as error:
+        world.apply(path)
+    (problem,) = error.value.problems
+    assert problem.place is not None and problem.place.line in (5, 6)

@@ -169,7 +169,7 @@ def test_vm_facts_come_from_the_vm(tmp_path: Path) -> None:
         "lan", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 2222)
     )
     vm = Vm(
-        *("id1", "web-1", tmp_path, "debian-12", 2, 2**29, 2**32, None, "overlay", "ext4", "qemu", nic, ()),
+        *(tmp_path, "id1", "web-1", "debian-12", 2, 2**29, 2**32, None, "overlay", "ext4", "qemu", nic, ()),
         host_key=HostKey("private", "public"),
     )
     assert VmFacts.of(vm) == FACTS["vm"]
