@@ -20,6 +20,7 @@ import pluggy
 if TYPE_CHECKING:
     from banger.guestconfig import GuestConfig
     from banger.host import HostView
+    from banger.needs import Need
     from banger.resource import Handle, Resource
     from banger.types import (
         Disk,
@@ -60,6 +61,11 @@ def register_image_source() -> ImageSource:  # type: ignore[empty-body]
 @hookspec
 def register_network_kind() -> NetworkKind:  # type: ignore[empty-body]
     """This plugin's `plugin:` name for networks and its options. Called once, before a playbook is checked."""
+
+
+@hookspec
+def register_needs() -> Sequence[Need]:  # type: ignore[empty-body]
+    """What this plugin needs of the host it is used on; for `banger doctor`, and for what `auto` chooses."""
 
 
 # --- check -----------------------------------------------------------------------------------------------------------

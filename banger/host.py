@@ -7,11 +7,12 @@ also act. `banger.linux.host` is the real one; `banger.testing` has a simulated 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from banger.identity import ProcessIdentity
+from banger.identity import ProcessIdentity, SshEndpoint
 
 if TYPE_CHECKING:
     from banger.types import GuestFile
@@ -68,6 +69,9 @@ class FilesView(Protocol):
         """None when there is nothing there."""
 
     def read(self, path: Path) -> bytes: ...
+
+    def writable(self, path: Path) -> bool:
+        """Whether we may read and write what is there (access(2))."""
 
     def list(self, directory: Path) -> list[Path]:
         """Sorted; empty when the directory is not there."""
@@ -188,8 +192,14 @@ class ProcessesView(Protocol):
 class Processes(ProcessesView, Protocol):
     """Starting and ending processes."""
 
-    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
-        """Start a process of its own session that outlives us, output appended to `log`."""
+    def start(
+        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+    ) -> ProcessIdentity:
+        """Start a process of its own session that outlives us, output appended to `log`.
+
+        `netns`: the network namespace (ip-netns(8)) it runs in; empty: ours. `console`: where its stdout goes instead,
+        of which only the last `CONSOLE_BYTES` or so are kept.
+        """
 
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         """Whether it ended within the time."""
@@ -220,7 +230,7 @@ class NetworkView(Protocol):
     def port_is_free(self, host: str, port: int) -> bool:
         """Whether a TCP listener could bind here now."""
 
-    def ssh_banner(self, host: str, port: int, timeout_s: float) -> str | None:
+    def ssh_banner(self, ssh: SshEndpoint, timeout_s: float) -> str | None:
         """The identification line of the ssh server that answers there; None when none does in time."""
 
 
@@ -273,3 +283,8 @@ class Host(HostView, Protocol):
     def qmp(self) -> Qmp: ...
     @property
     def tools(self) -> Tools: ...
+    def locked(self, name: str) -> AbstractContextManager[None]:
+        """Hold the lock of this name; every command of this home honours it, and it dies with its process.
+
+        For what several VMs share (a bridge, a base loop): looked at, made and taken away while it is held.
+        """

@@ -18,10 +18,11 @@ class ProcessIdentity:
 
 @dataclass(frozen=True, slots=True)
 class SshEndpoint:
-    """Where the host reaches a guest's sshd."""
+    """Where the host reaches a guest's sshd. `netns`: the network namespace it is reached from; empty: the host's."""
 
     host: str
     port: int
+    netns: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,10 @@ class Nic:
     def ip(self) -> str:
         """The guest's address without its prefix length."""
         return self.address.partition("/")[0]
+
+
+def mac_address(vm_id: str) -> str:
+    """A card's address made of the VM's id, with the prefix that QEMU's cards have."""
+    import hashlib  # `banger vm list` needs none of this
+
+    return "52:54:00:" + hashlib.sha256(vm_id.encode()).digest()[:3].hex(":")

@@ -103,6 +103,10 @@ class Resource(ABC):
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Take it away. `handle` may be None when nothing was recorded."""
 
+    def describe(self, host: HostView, handle: Handle) -> Mapping[str, str]:
+        """What `banger vm show` tells of it while it is there, beside its handle: `{"overlay": "3% of 4GiB"}`."""
+        return {}
+
     def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Take it away when all it stands on goes too, so that nothing in it needs to be spared."""
         self.remove(host, handle, stage)

@@ -48,6 +48,7 @@ class SimulatedHost:
         self.network = SimulatedNetwork(self)
         self.tools = SimulatedTools(self)
         self._lock = threading.RLock()
+        self._shared = threading.RLock()
         self._fail: tuple[int, BangerError] | None = None
         self._crash: tuple[int, bool] | None = None
         self._crashed = False
@@ -73,6 +74,12 @@ class SimulatedHost:
         """A guest changes its own disk behind our back: no effect of ours."""
         View(self.files.tree(disk)).patch([file], [], [])
         self.files.touch(disk)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """One at a time; who is killed holds nothing any more."""
+        with self._shared:
+            yield
 
     @contextlib.contextmanager
     def effect(self, what: str) -> Iterator[None]:

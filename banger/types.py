@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from banger.errors import Place, Problem
 from banger.identity import Nic, SshEndpoint
 from banger.scalars import FileMode, GuestFilePath, GuestPath, OwnerId, Size
 
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "WORK_MOUNT_POINT",
@@ -174,9 +172,10 @@ class UserAttachment:
 
 @dataclass(frozen=True, slots=True)
 class TapAttachment:
-    """A tap device on the host, by name (at most 15 bytes)."""
+    """A tap device on the host, by name (at most 15 bytes), in this network namespace; empty: the host's own."""
 
     device: str
+    netns: str = ""
 
 
 # --- VMs ---------------------------------------------------------------------------------------------------------
@@ -243,6 +242,12 @@ class Vm(VmFiles):
     host_key: HostKey
     running: bool = True
     """Whether it should run; False: its disks and guest files are made, and it is not started."""
+    overlay_bytes: int | None = None
+    """How much the guest may write to its root disk, where its storage can bound that; None: all of it."""
+    vsock_cid: int = 3
+    """Its address for vsock(7), on VMMs that have one; 3 is the first that is a guest's."""
+    jailed: bool = False
+    """Whether its VMM is to run under a jailer of its own, where there is one."""
     network: Network | None = None
     place: Place | None = None
 
@@ -270,13 +275,15 @@ class GuestDisk:
     """Where guest files are written: an ext4 file system and the directory in it that is the guest's `mount_point`.
 
     `base` is what lies under it (an overlay's lower image): parents missing here take their type, owner and mode
-    from there.
+    from there. `backing` is the file whose state tells whether the disk was written to since, for a `path` that is a
+    device and there only while it is in use.
     """
 
     path: Path
     prefix: str = ""
     mount_point: str = "/"
     base: Path | None = None
+    backing: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

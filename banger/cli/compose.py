@@ -8,6 +8,7 @@ import signal
 from banger.core.configuration import Configuration
 from banger.core.handles import HandleCache
 from banger.core.home import Home
+from banger.core.locks import shared_lock
 from banger.core.plugins import Plugins
 from banger.core.report import Report
 from banger.core.session import Session
@@ -22,6 +23,6 @@ def open_session(report: Report) -> Session:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a lock for each VM is an open file
     home = Home.from_environment()
     plugins = Plugins.load(Configuration.load(home).block_plugins)
-    host = LinuxHost(home.cache)
+    host = LinuxHost(home.cache, lambda name: shared_lock(home.lock(name)))
     store = Store(home.state, home.lock("state"))
     return Session(home, store, plugins, host, ReadOnlyHost(host), HandleCache(host.boot_id), report)

@@ -33,6 +33,16 @@ def locked(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None
         os.close(descriptor)
 
 
+@contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` for the block, for what several VMs share; its file is gone when nobody holds it."""
+    with locked(path, purpose="changing what VMs share"):
+        try:
+            yield
+        finally:
+            discard(path)
+
+
 def discard(path: Path) -> None:
     """Remove a lock's file; call it only while holding the lock. Whoever waits for it takes a new file."""
     path.unlink(missing_ok=True)

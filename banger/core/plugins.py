@@ -22,6 +22,7 @@ from banger import hooks
 from banger.errors import BangerError, PluginError
 from banger.guestconfig import GuestConfig
 from banger.host import HostView
+from banger.needs import Need
 from banger.resource import Handle, Resource
 from banger.types import (
     Disk,
@@ -48,9 +49,12 @@ BUILT_IN = (
     "guestconfig_sshd",
     "image_debootstrap",
     "image_import",
+    "network_tap",
     "network_user",
+    "storage_dm",
     "storage_file",
     "storage_overlay",
+    "vmm_firecracker",
     "vmm_qemu",
     "workdisk_ext4",
 )
@@ -121,6 +125,10 @@ class Plugins:
 
     def network_kinds(self) -> dict[str, NetworkKind]:
         return self._declared(self._ask("register_network_kind"), "network plugin")
+
+    def needs(self) -> dict[str, list[Need]]:
+        """What each plugin needs of its host, by plugin; plugins that need nothing are not there."""
+        return {name: list(answer) for name, answer in self._ask("register_needs")}
 
     # --- check, guest, end: everyone is asked
 

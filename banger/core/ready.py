@@ -49,7 +49,7 @@ class GuestReady(Resource):
             if vmm is None:
                 raise VmmError(f"the VM stopped while it was starting; its console ended with:\n{self._console(host)}")
             asked = time.monotonic()
-            if host.network.ssh_banner(self.ssh.host, self.ssh.port, _PROBE_S):
+            if host.network.ssh_banner(self.ssh, _PROBE_S):
                 return {"pid": vmm.pid, "start_time": vmm.start_time}
             if time.monotonic() > deadline:
                 raise VmmError(

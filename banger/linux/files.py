@@ -43,6 +43,10 @@ class LinuxFiles:
         with _explained(f"read {path}"):
             return path.read_bytes()
 
+    def writable(self, path: Path) -> bool:
+        """Whether we may read and write what is there (access(2))."""
+        return os.access(path, os.R_OK | os.W_OK)
+
     def list(self, directory: Path) -> list[Path]:
         """What is in it, sorted; empty when the directory is not there."""
         with _explained(f"list {directory}"):

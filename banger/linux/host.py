@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -26,16 +27,28 @@ from banger.linux.tools import LinuxTools
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class LinuxHost:
-    """This machine (`banger.host.Host`). `cache_directory` is for answers about it that are worth remembering."""
+def _unlocked(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
-    def __init__(self, cache_directory: Path) -> None:
+
+class LinuxHost:
+    """This machine (`banger.host.Host`).
+
+    `cache_directory` is for answers about it that are worth remembering; `lock` is how `locked` locks.
+    """
+
+    def __init__(self, cache_directory: Path, lock: Callable[[str], AbstractContextManager[None]] = _unlocked) -> None:
+        self._locked = lock
         self.files = LinuxFiles()
         self.ext4 = LinuxExt4()
         self.processes = LinuxProcesses()
         self.qmp = LinuxQmp()
         self.network = LinuxNetwork()
         self.tools = LinuxTools(cache_directory, lambda: self.boot_id)
+
+    def locked(self, name: str) -> AbstractContextManager[None]:
+        """Hold the lock of this name, as whoever made this host says."""
+        return self._locked(name)
 
     @property
     def boot_id(self) -> str:

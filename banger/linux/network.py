@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import time
 
+from banger.identity import SshEndpoint
+
 _BANNER_BYTES = 8192
 """RFC 4253 section 4.2: lines may come before the identification, which itself has at most 255 bytes."""
 
@@ -25,14 +27,14 @@ class LinuxNetwork:
                 return False
         return True
 
-    def ssh_banner(self, host: str, port: int, timeout_s: float) -> str | None:
+    def ssh_banner(self, ssh: SshEndpoint, timeout_s: float) -> str | None:
         """The line beginning `SSH-` that the server there sends; None when none comes in time.
 
         A user-mode network accepts and then closes while its guest has no sshd yet: that is no answer.
         """
         deadline = time.monotonic() + timeout_s
         try:
-            with socket.create_connection((host, port), timeout=timeout_s) as connection:
+            with socket.create_connection((ssh.host, ssh.port), timeout=timeout_s) as connection:
                 return _identification(connection, deadline)
         except OSError:
             return None

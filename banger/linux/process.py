@@ -61,7 +61,9 @@ class LinuxProcesses:
         arguments = [os.fsdecode(argument) for argument in _arguments(process.pid)]
         return arguments if _start_time(process.pid) == process.start_time else None
 
-    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
+    def start(
+        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+    ) -> ProcessIdentity:
         """Start a process of its own session that outlives us: stdin is /dev/null, output is appended to `log`.
 
         Raises HostError when the program is missing, CommandError when it cannot be started.

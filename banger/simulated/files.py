@@ -57,6 +57,9 @@ class SimulatedFiles:
             raise AssertionError(f"{path} is a simulated disk; its bytes are nobody's business")
         return file.content + bytes(file.padding_bytes)
 
+    def writable(self, path: Path) -> bool:
+        return self.status(path) is not None
+
     def list(self, directory: Path) -> list[Path]:
         return sorted(
             path for path in (*self._files, *self._directories) if path != Path("/") and path.parent == directory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from banger.errors import Busy, HostError, VmmError
-from banger.host import ProcessIdentity
+from banger.identity import ProcessIdentity, SshEndpoint
 from banger.linux.process import owns
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class SimulatedProcesses:
     def arguments(self, process: ProcessIdentity) -> list[str] | None:
         return next((list(p.argv) for p in self.all if p.alive and p.identity == process), None)
 
-    def start(self, argv: Sequence[str], *, log: Path, cwd: Path) -> ProcessIdentity:
+    def start(
+        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+    ) -> ProcessIdentity:
         if self._host.tools.which(argv[0]) is None:
             raise HostError(f"{argv[0]} is not installed on this host", hint=f"install {argv[0]}")
         with self._host.effect(f"processes.start {argv[0]}"):
@@ -156,10 +158,10 @@ class SimulatedNetwork:
     def port_is_free(self, host: str, port: int) -> bool:
         return port not in self.taken and port not in self.banners and port not in self._forwarded()
 
-    def ssh_banner(self, host: str, port: int, timeout_s: float) -> str | None:
-        if port in self.silent:
+    def ssh_banner(self, ssh: SshEndpoint, timeout_s: float) -> str | None:
+        if ssh.port in self.silent:
             return None
-        return self.banners.get(port, SSH_BANNER if port in self._forwarded() else None)
+        return self.banners.get(ssh.port, SSH_BANNER if ssh.port in self._forwarded() else None)
 
     def _forwarded(self) -> set[int]:
         arguments = [argument for process in self._host.processes.all if process.alive for argument in process.argv]

@@ -5,13 +5,13 @@ Every guest has a private network of its own (10.0.2.0/24), so all of them have 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from banger.errors import HostError
 from banger.hooks import hookimpl
 from banger.host import HostView
+from banger.identity import mac_address
 from banger.types import Network, NetworkKind, NetworkSetup, Nic, SshEndpoint, UserAttachment, Vm
 
 NAME = "user"
@@ -59,8 +59,3 @@ def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostV
 def setup_network(vm: Vm) -> NetworkSetup:
     options = vm.network.options if vm.network and vm.network.options else UserNetworkOptions()
     return NetworkSetup((), UserAttachment(options.outbound, ((vm.nic.ssh.host, vm.nic.ssh.port, SSH_PORT),)))
-
-
-def mac_address(vm_id: str) -> str:
-    """A card's address made of the VM's id, with the prefix that QEMU's cards have."""
-    return "52:54:00:" + hashlib.sha256(vm_id.encode()).digest()[:3].hex(":")

@@ -10,6 +10,7 @@ import banger_network_user as plugin
 import pytest
 
 from banger.errors import HostError
+from banger.identity import mac_address
 from banger.testing import SimulatedHost
 from banger.types import HostKey, Network, Nic, SshEndpoint, UserAttachment, Vm
 
@@ -33,10 +34,10 @@ def test_nic_of_a_first_vm_has_the_user_networks_addresses_and_the_first_port() 
 
 
 def test_mac_is_a_function_of_the_vms_id() -> None:
-    addresses = {plugin.mac_address(str(number)) for number in range(100)}
+    addresses = {mac_address(str(number)) for number in range(100)}
     assert len(addresses) == 100
     assert all(re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", address) for address in addresses)
-    assert plugin.mac_address("7") in addresses
+    assert mac_address("7") in addresses
 
 
 def test_nic_passes_over_ports_given_to_others_and_ports_in_use() -> None:

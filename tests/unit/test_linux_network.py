@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from banger.identity import SshEndpoint
 from banger.linux.network import LinuxNetwork
 
 NETWORK = LinuxNetwork()
@@ -51,26 +52,26 @@ def test_port_is_free_until_someone_listens() -> None:
 )
 def test_ssh_banner_is_the_identification_line(said: bytes) -> None:
     with server(said) as port:
-        assert NETWORK.ssh_banner("127.0.0.1", port, 5) == "SSH-2.0-OpenSSH_9.2p1 Debian"
+        assert NETWORK.ssh_banner(SshEndpoint("127.0.0.1", port), 5) == "SSH-2.0-OpenSSH_9.2p1 Debian"
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.0 400 Bad Request\r\n", b"SSH-2.0-cut"])
 def test_ssh_banner_of_a_forward_without_a_guest_is_none(said: bytes) -> None:
     with server(said) as port:
-        assert NETWORK.ssh_banner("127.0.0.1", port, 5) is None
+        assert NETWORK.ssh_banner(SshEndpoint("127.0.0.1", port), 5) is None
 
 
 def test_ssh_banner_that_does_not_come_in_time_is_none() -> None:
     with server(b"", close=False) as port:
-        assert NETWORK.ssh_banner("127.0.0.1", port, 0.05) is None
+        assert NETWORK.ssh_banner(SshEndpoint("127.0.0.1", port), 0.05) is None
 
 
 def test_ssh_banner_where_nobody_listens_is_none() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert NETWORK.ssh_banner("127.0.0.1", port, 5) is None
+    assert NETWORK.ssh_banner(SshEndpoint("127.0.0.1", port), 5) is None
 
 
 def test_ssh_banner_of_an_endless_talker_is_none() -> None:
     with server(b"x" * 100_000) as port, contextlib.suppress(ConnectionError):
-        assert NETWORK.ssh_banner("127.0.0.1", port, 5) is None
+        assert NETWORK.ssh_banner(SshEndpoint("127.0.0.1", port), 5) is None

@@ -8,6 +8,7 @@ import pytest
 
 from banger.errors import BangerError, Busy, DiskError, HostError, VmmError
 from banger.host import Node, ProcessIdentity
+from banger.identity import SshEndpoint
 from banger.testing import SimulatedCrash, SimulatedHost
 from banger.types import GuestFile
 
@@ -57,12 +58,12 @@ def test_crash_at_an_effect_nothing_happens_any_more(host: SimulatedHost, after:
 def test_process_answers_qmp_and_ssh_until_it_ends(host: SimulatedHost) -> None:
     process = start(host)
     assert host.qmp.query(VM / "api.sock", "query-status")["running"]
-    assert host.network.ssh_banner("127.0.0.1", 2201, 1) is not None
+    assert host.network.ssh_banner(SshEndpoint("127.0.0.1", 2201), 1) is not None
     assert not host.network.port_is_free("127.0.0.1", 2201)
     assert host.files.status(VM / "api.sock") is not None
     host.qmp.execute(VM / "api.sock", "system_powerdown")
     assert host.processes.wait(process, 0)
-    assert host.network.ssh_banner("127.0.0.1", 2201, 1) is None
+    assert host.network.ssh_banner(SshEndpoint("127.0.0.1", 2201), 1) is None
     assert host.network.port_is_free("127.0.0.1", 2201)
     with pytest.raises(VmmError):
         host.qmp.query(VM / "api.sock", "query-status")

@@ -1,0 +1,1 @@
+"""Root disks as dm-snapshots."""
