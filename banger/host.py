@@ -243,8 +243,15 @@ class ToolsView(Protocol):
         """Whether a guest really boots under KVM here; found out once per host boot by booting one."""
 
 
+    def vsock_proxy(self, socket: Path) -> str:
+        """The ssh_config(5) ProxyCommand that reaches a guest's sshd over the VMM's vsock socket (ProxyUseFdpass)."""
+
+
 class Tools(ToolsView, Protocol):
-    """Programs that make small things."""
+    """Programs that make small things, or do small things in a guest."""
+
+    def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:
+        """Run an ssh(1) command line from this network namespace; whether it ended with 0 in time."""
 
     def make_ssh_key(self, path: Path, comment: str) -> None:
         """A new ed25519 key pair (ssh-keygen(1)), without passphrase: `path` (0600) and `path`.pub."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,15 @@ def program(name: str, cure: str) -> Need:
         return Finding(True, str(path)) if path else Finding(False, "not installed", cure)
 
     return Need(name, check)
+
+
+E2FSPROGS = ("mke2fs", "debugfs", "e2fsck", "resize2fs")
+"""What disks are made, looked into and changed with."""
+
+
+def programs(names: Sequence[str], package: str) -> list[Need]:
+    """Programs of one Debian package."""
+    return [program(name, f"apt install {package}") for name in names]
 
 
 def device(path: str, cure: str) -> Need:

@@ -13,7 +13,7 @@ from typing import Self
 from banger import diskfile
 from banger.host import Host, HostView
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
-from banger.types import Image, Vm
+from banger.types import Image, Problem, Vm
 
 
 def image_note(root_disk: Path) -> Path:
@@ -28,6 +28,14 @@ def image_of(host: HostView, root_disk: Path) -> str | None:
         return None
     words = host.files.read(note).decode("utf-8", "replace").split()
     return words[1] if len(words) == 2 else None
+
+
+def unbounded(vm: Vm, storage: str) -> list[Problem]:
+    """The problem of a VM that wants its `overlay` bounded by a storage that cannot do it."""
+    if vm.storage != storage or vm.overlay_bytes is None:
+        return []
+    message = f"'overlay' of the VM '{vm.name}' cannot be bounded by storage {storage}"
+    return [Problem(vm.place, message, "leave it out, or say storage: dm")]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from banger.errors import Place, Problem
 from banger.identity import Nic, SshEndpoint
 from banger.scalars import FileMode, GuestFilePath, GuestPath, OwnerId, Size
 
-
 __all__ = [
     "WORK_MOUNT_POINT",
     "Disk",

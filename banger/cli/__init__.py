@@ -14,8 +14,9 @@ from banger.errors import BangerError
 COMMANDS = {
     "apply": ("banger.cli.apply:apply", "Make this host as a playbook says."),
     "destroy": ("banger.cli.destroy:destroy", "Remove the VMs a playbook names, and all they left on this host."),
+    "doctor": ("banger.cli.doctor:doctor", "Whether this host has what each plugin needs, and how to mend it."),
     "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
-    "vm": ("banger.cli.vm:vm", "List VMs, get into one."),
+    "vm": ("banger.cli.vm:vm", "List VMs, get into one, start, stop, delete them."),
 }
 
 

@@ -20,15 +20,15 @@ _VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!", "blocked"
 
 
 @contextmanager
-def rendering(form: str) -> Iterator[Report]:
-    """`form`: `text` (live on a terminal, lines elsewhere) or `json`."""
+def rendering(form: str, *, stderr: bool = False) -> Iterator[Report]:
+    """`form`: `text` (live on a terminal, lines elsewhere) or `json`. `stderr`: stdout is for something else."""
     if form == "json":
         yield _Json()
-    elif sys.stdout.isatty():
-        with _live() as report:
+    elif (sys.stderr if stderr else sys.stdout).isatty():
+        with _live(stderr) as report:
             yield report
     else:
-        yield _Lines()
+        yield _Lines(stderr)
 
 
 class _Json:
@@ -45,13 +45,14 @@ class _Json:
 class _Lines:
     """What a person reads in a log: one line per step, nothing for what stays as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, stderr: bool) -> None:
         self._lock = Lock()
+        self._stderr = stderr
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             for line in lines_of(event):
-                click.echo(line)
+                click.echo(line, err=self._stderr)
 
 
 def lines_of(event: Event) -> list[str]:
@@ -115,10 +116,11 @@ class _LiveLines:
 
 
 @contextmanager
-def _live() -> Iterator[Report]:
+def _live(stderr: bool) -> Iterator[Report]:
+    from rich.console import Console
     from rich.live import Live  # only when there is a terminal to show it on
 
-    with Live(refresh_per_second=4, transient=True) as live:
+    with Live(console=Console(stderr=stderr), refresh_per_second=4, transient=True) as live:
         report = _LiveLines(live)
         live.update(report)  # type: ignore[arg-type]  # rich takes anything with __rich__, its types do not say so
         yield report

@@ -1,12 +1,16 @@
-"""`banger vm`: what is recorded, what of it is alive, and the way in. Loads no plugin."""
+"""`banger vm`: what is recorded, what of it is alive, the way in; start, stop, delete, run.
+
+`list` and `ssh` load no plugin.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from banger.cli.options import format_option
+from banger.cli.options import forks_option, format_option
 from banger.cli.table import aligned
 from banger.core.handles import HandleCache, vm_alive
 from banger.core.home import Home
@@ -14,10 +18,19 @@ from banger.core.state import Store, VmRecord
 from banger.errors import UsageError
 from banger.linux.process import LinuxProcesses
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from banger.core.apply import Outcome
+    from banger.core.session import Session
+
+_FALLBACK_AFTER_S = 3.0
+names_argument = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+
 
 @click.group()
 def vm() -> None:
-    """List VMs, get into one."""
+    """List VMs, get into one, start, stop and delete them."""
 
 
 @vm.command("list")
@@ -34,13 +47,14 @@ def list_(form: str) -> None:
 
 
 @vm.command("ssh", context_settings={"ignore_unknown_options": True})
+@click.option("--vsock", is_flag=True, help="Go by the VMM's vsock socket, not by the network.")
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def ssh(name: str, command: tuple[str, ...]) -> None:
-    """Log in to the VM NAME, or run COMMAND there: banger vm ssh NAME -- COMMAND. Its exit code passes through."""
-    from banger.core.access import ssh_command
-    from banger.linux.run import become
+def ssh(name: str, command: tuple[str, ...], vsock: bool) -> None:
+    """Log in to the VM NAME, or run COMMAND there: banger vm ssh NAME -- COMMAND. Its exit code passes through.
 
+    Where the guest does not answer on its network and its VMM has a vsock socket, that is the way taken.
+    """
     home = Home.from_environment()
     states = {record.name: (record, state) for record, state in _states(home)}
     if name not in states:
@@ -52,8 +66,141 @@ def ssh(name: str, command: tuple[str, ...]) -> None:
         )
     record, state = states[name]
     if state != "running":
-        raise UsageError(f"{name} is {state}", hint="banger apply its playbook to start it")
-    become(ssh_command(home, record, command))
+        raise UsageError(f"{name} is {state}", hint=f"banger vm start {name}")
+    _enter(home, record, command, vsock=vsock)
+
+
+@vm.command("start")
+@names_argument
+@forks_option
+@format_option
+def start(names: tuple[str, ...], forks: int | None, form: str) -> None:
+    """Start these VMs as their playbook last asked for them."""
+    from banger.core import lifecycle
+
+    _act(form, lambda session: lifecycle.start(session, names, _forks(forks)))
+
+
+@vm.command("stop")
+@names_argument
+@forks_option
+@format_option
+def stop(names: tuple[str, ...], forks: int | None, form: str) -> None:
+    """Stop these VMs: the guest writes out and shuts down, else its VMM is ended. Disks stay."""
+    from banger.core import lifecycle
+
+    _act(form, lambda session: lifecycle.stop(session, names, _forks(forks)))
+
+
+@vm.command("delete")
+@names_argument
+@forks_option
+@format_option
+def delete(names: tuple[str, ...], forks: int | None, form: str) -> None:
+    """Take these VMs away, with their disks and all they left on this host."""
+    from banger.core import lifecycle
+
+    _act(form, lambda session: lifecycle.delete(session, names, _forks(forks)))
+
+
+@vm.command("show")
+@click.argument("name")
+@format_option
+def show(name: str, form: str) -> None:
+    """Everything about the VM NAME: its record, what of it is on this host, how full its overlay is."""
+    from banger.cli.compose import open_session
+    from banger.core import lifecycle
+    from banger.core.report import silent
+
+    shown = lifecycle.show(open_session(silent), name)
+    if form == "json":
+        click.echo(json.dumps(shown, default=str))
+        return
+    resources: dict[str, dict[str, Any]] = shown.pop("resources")
+    rows = [[key, str(value)] for key, value in shown.items() if value not in (None, "")]
+    rows += [
+        [key, " ".join(f"{name}={value}" for name, value in details.items()) or "there"]
+        for key, details in resources.items()
+    ]
+    click.echo(aligned(["WHAT", "VALUE"], rows))
+
+
+@vm.command("run", context_settings={"ignore_unknown_options": True})
+@click.option("--name", required=True, help="The VM; it is made when there is none of this name.")
+@click.option("--image", help="An image that a playbook made. By default the only one there is.")
+@click.option("--vcpus", type=click.IntRange(1), help="For a new VM.")
+@click.option("--memory", metavar="SIZE", help="For a new VM: 512MiB.")
+@click.option("--root-disk", metavar="SIZE", help="For a new VM: 4GiB.")
+@click.option("--work-disk", metavar="SIZE", help="For a new VM: a disk that lasts, on /root.")
+@click.option("--network", help="For a new VM: a network that other VMs are on, or `user` or `tap`.")
+@click.option("--storage", help="For a new VM: the storage plugin.")
+@click.option("--vmm", help="For a new VM: the VMM plugin.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(name: str, command: tuple[str, ...], **wish: Any) -> None:
+    """Run COMMAND in the VM, started for it if need be: banger vm run --name N -- COMMAND.
+
+    Its exit code passes through.
+
+    The VM stays as it is afterwards. What is said on the way goes to stderr.
+    """
+    from banger.cli.compose import open_session
+    from banger.cli.render import rendering
+    from banger.core import lifecycle
+
+    with rendering("text", stderr=True) as report:
+        session = open_session(report)
+        outcomes = lifecycle.ensure_running(session, name, {key: value for key, value in wish.items() if value})
+    _finish(outcomes)
+    (record,) = lifecycle.recorded(session, [name])
+    _enter(session.home, record, command, vsock=False)
+
+
+def _act(form: str, act: Callable[[Session], list[Outcome]]) -> None:
+    from banger.cli.compose import open_session
+    from banger.cli.render import rendering
+
+    with rendering(form) as report:
+        outcomes = act(open_session(report))
+    _finish(outcomes)
+
+
+def _finish(outcomes: list[Outcome]) -> None:
+    from banger.cli.apply import finish
+
+    finish(outcomes)
+
+
+def _forks(forks: int | None) -> int:
+    import os
+
+    return forks or os.cpu_count() or 1
+
+
+def _enter(home: Home, record: VmRecord, command: tuple[str, ...], *, vsock: bool) -> NoReturn:
+    """Become ssh(1) into the guest, from the network namespace it is reached from."""
+    from pathlib import Path
+
+    from banger.core.access import ssh_command
+    from banger.linux.run import become
+
+    socket = Path(record.runtime.vsock_path)
+    if vsock and not socket.exists():
+        raise UsageError(f"{record.name} has no vsock socket", hint="only VMs of vmm: firecracker have one")
+    if vsock or (socket.exists() and not _answers(record)):
+        from banger.linux.vsock import proxy_command
+
+        become(ssh_command(home.ssh_key, record, command, proxy=proxy_command(socket)))
+    if record.nic.ssh.netns:
+        from banger.linux.netns import enter
+
+        enter(record.nic.ssh.netns)
+    become(ssh_command(home.ssh_key, record, command))
+
+
+def _answers(record: VmRecord) -> bool:
+    from banger.linux.network import LinuxNetwork
+
+    return LinuxNetwork().ssh_banner(record.nic.ssh, _FALLBACK_AFTER_S) is not None
 
 
 def _states(home: Home) -> list[tuple[VmRecord, str]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from banger.core.home import Home
 from banger.core.locks import discard, locked
-from banger.core.state import VmRecord
 from banger.host import Host, HostView
+from banger.identity import Nic
 from banger.types import HostKey
 
 _HOST_KEY = "ssh_host_ed25519_key"
@@ -57,22 +58,42 @@ def host_key(host: HostView, directory: Path) -> HostKey:
     return HostKey(host.files.read(path).decode(), host.files.read(_public(path)).decode())
 
 
-def ssh_command(home: Home, record: VmRecord, command: Sequence[str]) -> list[str]:
-    """The argv of ssh(1) into a guest. `command` is quoted, so that the far shell sees these very words."""
-    ssh = record.nic.ssh
+class Guest(Protocol):
+    """Whom ssh goes to: a VM, or the record of one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def nic(self) -> Nic: ...
+
+
+def ssh_command(
+    ssh_key: Path, guest: Guest, command: Sequence[str], *, proxy: str = "", connect_timeout_s: int = 0
+) -> list[str]:
+    """The argv of ssh(1) into a guest. `command` is quoted, so that the far shell sees these very words.
+
+    `proxy`: the ProxyCommand of a way that is not the network; it passes a connected socket.
+    """
+    ssh = guest.nic.ssh
     options = {
-        "IdentityFile": str(home.ssh_key),
+        "IdentityFile": str(ssh_key),
         "IdentitiesOnly": "yes",
         "BatchMode": "yes",
-        "UserKnownHostsFile": str(record.directory / _KNOWN_HOSTS),
+        "UserKnownHostsFile": str(guest.directory / _KNOWN_HOSTS),
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
-        "HostKeyAlias": record.name,
+        "HostKeyAlias": guest.name,
         "HostKeyAlgorithms": "ssh-ed25519",
         "UpdateHostKeys": "no",
         "LogLevel": "ERROR",
     }
+    if connect_timeout_s:
+        options["ConnectTimeout"] = str(connect_timeout_s)
     flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={_quoted(value)}")]
+    if proxy:
+        flags += ["-o", f"ProxyCommand={proxy}", "-o", "ProxyUseFdpass=yes"]
     argv = ["ssh", "-F", "none", *flags, "-p", str(ssh.port), f"root@{ssh.host}"]
     return [*argv, "--", shlex.join(command)] if command else argv
 

@@ -68,6 +68,8 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
                     created.append(action.resource)
                 stage = _stage(plan.subject, action.resource, report, cancelled)
                 handles[action.resource.key] = _do(action, host, handles, journal, stage)
+                if action.verb is Verb.REMOVE and action.resource in created:  # it was scaffolding
+                    created.remove(action.resource)
                 changed += 1
                 verb = action.verb.value
                 report({"type": "done", "subject": plan.subject, "verb": verb, "resource": action.resource.key})
@@ -91,7 +93,7 @@ def _do(action: Action, host: Host, handles: Mapping[str, Handle], journal: Jour
     resource = action.resource
     transient = resource.lifetime is Lifetime.BOOT
     if action.verb is Verb.REMOVE:
-        remove(resource, host, action.handle, stage)
+        remove(resource, host, action.handle or handles.get(resource.key), stage)
         if transient:
             journal.forget(resource.key)
         return {}

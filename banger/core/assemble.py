@@ -60,6 +60,9 @@ def vm_of(
         workdisk=record.workdisk,
         vmm=record.vmm,
         nic=record.nic,
+        overlay_bytes=record.overlay_bytes,
+        vsock_cid=record.runtime.vsock_cid,
+        jailed=record.jailed,
         authorized_keys=tuple(authorized_keys),
         host_key=host_key,
         running=running,
@@ -76,8 +79,11 @@ def _network_options(record: VmRecord, plugins: Plugins) -> Any:
         return None
 
 
-def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins) -> list[Resource]:
-    """All resources of a running VM, in order. `config` already has what plugins and tasks contributed."""
+def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins, ssh_key: Path) -> list[Resource]:
+    """All resources of a running VM, in order. `config` already has what plugins and tasks contributed.
+
+    `ssh_key`: the private key that opens the guest.
+    """
     table = fstab.render_fstab(image.facts.fstab, config.dropped_mounts, config.mounts)
     files = (*config.files(), GuestFile(FSTAB, table.encode(), origin="fstab"))
     on_work = [f for f in files if vm.work_disk_bytes is not None and is_below(f.path, WORK_MOUNT_POINT)]
@@ -105,7 +111,7 @@ def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins) -> lis
     arguments = (*root.kernel_arguments, *config.kernel_arguments)
     keys = tuple(resource.key for resource in resources)
     resources += plugins.launch_vmm(vm, image, disks, network.attachment, arguments, keys)
-    resources.append(GuestReady(f"{vm.name}/ready", vm.vmm_key, vm.api_socket, vm.console_log, vm.nic.ssh))
+    resources.append(GuestReady(vm, ssh_key))
     return resources
 
 

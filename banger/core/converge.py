@@ -14,9 +14,10 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from banger.core import access, images, tasks
+from banger.core import access, images, saved_guest, tasks
 from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
 from banger.core.assemble import problems_of_files
+from banger.core.choice import settle
 from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
@@ -30,6 +31,7 @@ from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
 from banger.errors import BangerError, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
+from banger.types import Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,13 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     session.report({"type": "version", "events": VERSION})
     playbook = read_playbook(session, path, options.extra_vars)
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
-        return _Apply(session, playbook, options).run()
+        return _Apply(session, playbook, options, {}).run()
+
+
+def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:
+    """Make the VMs of a playbook that nobody wrote, of images that are known by name."""
+    with session.locked([vm.name for vm in playbook.vms], "banger vm run"):
+        return _Apply(session, playbook, ApplyOptions(), images).run()
 
 
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
@@ -84,10 +92,19 @@ def _destroy(session: Session, names: Sequence[str], forks: int, cancelled: Flag
 class _Apply:
     """One run of `apply`."""
 
-    def __init__(self, session: Session, playbook: Playbook, options: ApplyOptions) -> None:
+    def __init__(
+        self, session: Session, playbook: Playbook, options: ApplyOptions, given: Mapping[str, ImagePlan]
+    ) -> None:
+        records = session.store.snapshot().by_name()
+        playbook, choice = settle(playbook, records, session.plugins, session.view)
+        if choice and choice.lacking:
+            passed_over = "; ".join(choice.lacking.values())
+            message = f"auto: {', '.join(choice.path)}, because of {passed_over}"
+            session.report({"type": "note", "subject": "", "message": message})
         self._session = session
         self._playbook = playbook
         self._options = options
+        self._given = given
         self._absent = [request.name for request in playbook.vms if request.state == "absent"]
         self._roster = Roster(session, playbook, options.restart, options.recreate)
         self._cancelled = Flag()
@@ -105,7 +122,7 @@ class _Apply:
         if any(outcome.changed for outcome in outcomes):
             self._check()  # again, now that more is known of the images
         for record in self._recorded(self._absent):
-            self._announce(self._removal(record))
+            self._session.announce(self._removal(record))
         outcomes += _destroy(self._session, self._absent, self._options.forks, self._cancelled)
         if self._cancelled.is_set():
             return self._cut_short(outcomes)
@@ -120,7 +137,7 @@ class _Apply:
     def _check(self) -> dict[str, ImagePlan]:
         """Everything that is wrong, found on drafts of all images and VMs. Raises PlaybookError with all of it."""
         problems: list[Problem] = []
-        plans, mounts = {}, {}
+        plans, mounts = dict(self._given), dict[str, tuple[Mount, ...]]()
         modules = self._session.plugins.guest_modules()
         for request in self._playbook.images:
             config = GuestConfig()
@@ -138,7 +155,7 @@ class _Apply:
                 problems += error.problems
         self._roster = replace(self._roster, image_plans=plans, image_mounts=mounts)
         problems += [p for r in self._roster.wanted for p in self._roster.missing_plugins(r)]
-        if len(plans) == len(self._playbook.images):
+        if len(plans) == len(self._playbook.images) + len(self._given):
             self._drafts(problems)
         if problems:
             raise PlaybookError(by_place(problems))
@@ -178,7 +195,7 @@ class _Apply:
             for name in names:
                 stack.enter_context(locked(session.home.lock(name), purpose="building an image"))
             todo = _image_plan(session, image)  # whoever held the locks may have built it
-            self._announce(todo)
+            self._session.announce(todo)
             (outcome,) = in_parallel({todo.subject: task}, 1, session.report, self._cancelled)
             for name in names:
                 discard(session.home.lock(name))
@@ -205,6 +222,8 @@ class _Apply:
             for record in allocated.values():
                 if record.name not in known:  # what changes of the others is not decided yet
                     records.put(record)
+            for name, image in self._roster.image_plans.items():
+                records.put_image(name, image.digest)
         for record in allocated.values():
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
@@ -228,6 +247,7 @@ class _Apply:
             def run(cancelled: Flag) -> Outcome:
                 if isinstance(todo, BangerError):
                     raise todo
+                saved_guest.save(session.host, member.record.directory, member.config)
                 return carry_out(todo, session.host, journal, session.report, cancelled)
 
             return run
@@ -243,7 +263,7 @@ class _Apply:
             todo = self._roster.plan(member)
         except BangerError as error:
             return error
-        self._announce(todo)
+        self._session.announce(todo)
         return todo
 
     def _settled(self, member: Member, outcome: Outcome) -> VmRecord:
@@ -264,15 +284,8 @@ class _Apply:
                 for record in different:
                     records.put(record)
 
-    def _announce(self, todo: Plan) -> None:
-        actions = [
-            {"verb": action.verb.value, "resource": action.resource.key, "reason": action.reason}
-            for action in todo.actions
-        ]
-        self._session.report({"type": "plan", "subject": todo.subject, "actions": actions})
-
     def _told(self, todo: Plan) -> Outcome:
-        self._announce(todo)
+        self._session.announce(todo)
         pending = len(todo.pending) + len(todo.blocked)
         outcome = Outcome(todo.subject, len(todo.actions) - todo.changes - pending, todo.changes, pending)
         self._session.report(outcome.recap)

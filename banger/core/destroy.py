@@ -15,15 +15,17 @@ from banger.core.teardown import tear_down
 from banger.errors import PluginError, StateError, VmmError
 from banger.guestconfig import GuestConfig
 from banger.resource import Lifetime, Resource
-from banger.types import Image
 
 
-def resources_of(session: Session, record: VmRecord) -> list[Resource]:
-    """What a recorded VM consists of, and whatever else its handles stand for; its plugins may be gone by now."""
+def resources_of(session: Session, record: VmRecord, config: GuestConfig | None = None) -> list[Resource]:
+    """What a recorded VM consists of, and whatever else its handles stand for; its plugins may be gone by now.
+
+    `config`: what belongs into its guest, where that matters.
+    """
     vm = session.vm(record)
-    image = Image(record.image, record.image_digest, session.home.image_directory(record.image_digest), images.UNBUILT)
+    image = images.image_of_record(session.home, session.view, record.image, record.image_digest)
     try:
-        resources = assemble.assemble(vm, image, GuestConfig(), session.plugins)
+        resources = assemble.assemble(vm, image, config or GuestConfig(), session.plugins, session.home.ssh_key)
     except PluginError as error:
         session.report({"type": "note", "subject": f"vm/{record.name}", "message": error.message})
         directory = assemble.VmDirectory(vm.directory_key, vm.directory)

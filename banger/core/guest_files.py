@@ -33,12 +33,12 @@ class GuestFiles(Resource):
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
         known = self._known(host)
-        if known is None or host.files.status(self.disk.path) is None:
+        if known is None or host.files.status(self._backing) is None:
             return Absent()
         wanted = self._digests()
         if changed := sorted(path for path in wanted | known["files"] if wanted.get(path) != known["files"].get(path)):
             return Drifted({}, tuple(changed))
-        return Present(verified=known["disk"] == _fingerprint(host, self.disk.path))
+        return Present(verified=known["disk"] == _fingerprint(host, self._backing))
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         return self.update(host, {}, stage)
@@ -64,13 +64,18 @@ class GuestFiles(Resource):
                 base=disk.base,
                 prefix=disk.prefix,
             )
-        document = {"files": self._digests(), "disk": _fingerprint(host, self.disk.path)}
+        document = {"files": self._digests(), "disk": _fingerprint(host, self._backing)}
         host.files.write(self.manifest, json.dumps(document, indent=1).encode())
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """The files go with their disk; only the manifest is ours to remove."""
         host.files.remove(self.manifest)
+
+    @property
+    def _backing(self) -> Path:
+        """The file that tells by its state whether anyone wrote to the disk."""
+        return self.disk.backing or self.disk.path
 
     def _wrong_directories(self, host: HostView) -> list[Node]:
         if not self.directories:

@@ -88,6 +88,29 @@ class CustomisedImage(ImageDirectory):
         return [*files, GuestFile(FSTAB, table.encode())], table
 
 
+@dataclass(frozen=True)
+class KnownImage(ImageDirectory):
+    """An image that some playbook made; it is used, and cannot be made without that playbook."""
+
+    needs = ()
+
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        raise StateError(f"{self.key} is not there any more", hint="apply the playbook that makes it")
+
+
+def known_image(home: Home, name: str, digest: str) -> ImagePlan:
+    """The image that a name stood for when a playbook was last applied."""
+    directory = home.image_directory(digest)
+    return ImagePlan(name, digest, directory, directory, (KnownImage(f"image/{digest}", directory),))
+
+
+def image_of_record(home: Home, host: HostView, name: str, digest: str) -> Image:
+    """A recorded VM's image; one whose files are gone has no facts."""
+    directory = home.image_directory(digest)
+    built = host.files.status(directory / FACTS) is not None
+    return Image(name, digest, directory, read_facts(host, directory) if built else UNBUILT)
+
+
 def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: GuestConfig) -> ImagePlan:
     """Where this image lies and how it gets there. An image without customisation is its base."""
     recipe = plugins.image_recipe(spec)

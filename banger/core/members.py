@@ -106,7 +106,7 @@ class Roster:
     def plan(self, member: Member) -> Plan:
         """What to do for this VM, with what waits for a word of the user said on its line."""
         session = self.session
-        resources = assemble(member.vm, member.image, member.config, session.plugins)
+        resources = assemble(member.vm, member.image, member.config, session.plugins, session.home.ssh_key)
         wanted, unwanted = split_by_wish(resources, running=member.vm.running)
         made = plan(
             f"vm/{member.vm.name}",
@@ -208,8 +208,8 @@ class Roster:
         return same and (ssh.host != LOOPBACK or self.session.view.network.port_is_free(ssh.host, ssh.port))
 
     def _too_small_for_seed(self, request: VmRequest) -> list[Problem]:
-        spec = next(each.spec for each in self.playbook.images if each.spec.name == request.image)
-        seed, size = spec.work_seed_bytes, request.work_disk_bytes
+        seeds = {each.spec.name: each.spec.work_seed_bytes for each in self.playbook.images}
+        seed, size = seeds.get(request.image), request.work_disk_bytes
         if seed is None or size is None or size >= seed:
             return []
         message = (
@@ -236,6 +236,8 @@ def _record(
         vmm=request.vmm,
         nic=nic,
         network_options=_plain(network.options) if kept is None else kept,
+        overlay_bytes=request.overlay_bytes,
+        jailed=request.jailed,
         runtime=_runtime(request, old, vm_id, nic, VmFiles(session.home.vm_directory(vm_id))),
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),

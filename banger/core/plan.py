@@ -88,6 +88,9 @@ def plan(
 ) -> Plan:
     """What to do so that all of `wanted` and none of `unwanted` is there.
 
+    What is unwanted but must stand while something wanted is written (a device over a disk's file) is scaffolding: put
+    up for it and taken down in the end.
+
     A running thing is not changed under its user: where something it stands on must change, both wait until `restart`
     is asked for. What cannot change in place waits for `recreate`; what `keeps` a user's data is never made anew.
     """
@@ -105,7 +108,9 @@ def plan(
         if resource.key in remade and not isinstance(there, Absent):
             removals.append(Action(Verb.REMOVE, resource, there.handle, "to be made anew"))
             seen[resource.key] = Absent()
+    by_hand = {resource.key: resource for resource in unwanted}
     actions: list[Action] = []
+    scaffolding: list[Resource] = []
     waiting: dict[str, str] = {}  # keys of what must wait, and for what
     for resource in order:
         users = [user for user in dependents[resource.key] if user.lifetime is Lifetime.BOOT]
@@ -116,8 +121,23 @@ def plan(
         there = seen[resource.key]
         if blocker or (isinstance(there, Drifted) and not there.usable and action.verb is Verb.PENDING):
             waiting[resource.key] = blocker or f"{resource.key} ({action.reason})"
+        if action.changes:
+            missing = [each for each in _beneath(resource, by_hand) if each not in scaffolding]
+            scaffolding += missing
+            actions += [Action(Verb.CREATE, each, {}, f"for {resource.key}") for each in missing]
         actions.append(action)
-    return Plan(subject, (*removals, *actions))
+    taken_down = [Action(Verb.REMOVE, each, {}, "no longer needed") for each in reversed(scaffolding)]
+    return Plan(subject, (*removals, *actions, *taken_down))
+
+
+def _beneath(resource: Resource, unwanted: Mapping[str, Resource]) -> list[Resource]:
+    """What of the unwanted this one stands on, directly or not; the lowest first."""
+    found: list[Resource] = []
+    for need in resource.needs:
+        if need in unwanted:
+            below = [*_beneath(unwanted[need], unwanted), unwanted[need]]
+            found += [each for each in below if each not in found]
+    return found
 
 
 def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence[Resource]) -> Action:

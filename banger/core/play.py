@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from banger.core import options, tasks, variables, yaml_source
-from banger.core.request import DEFAULT_NETWORK, ImageKeys, ImageRequest, NetworkKeys, VmKeys, VmRequest
+from banger.core.request import (
+    AUTO,
+    DEFAULT_NETWORK_KIND,
+    ImageKeys,
+    ImageRequest,
+    NetworkKeys,
+    VmKeys,
+    VmRequest,
+    implied_network,
+)
 from banger.core.suggest import did_you_mean
 from banger.core.tasks import Task
 from banger.core.variables import Unrendered
@@ -19,6 +28,7 @@ from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKi
 
 MINIMUM_MEMORY = Size.parse("64MiB")
 MINIMUM_DISK = Size.parse("16MiB")
+MINIMUM_OVERLAY = Size.parse("1MiB")
 MAXIMUM_VCPUS = 255
 
 _PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
@@ -76,14 +86,16 @@ class PlayReader:
             self._network(node, context)
         self._vms(vms, self._defaults(play), context, todo)
 
-    def check_references(self) -> None:
-        """Once all plays are read: each image and network that a VM names is there."""
-        uses_default = any(kind == "network" and name == DEFAULT_NETWORK for kind, name, _ in self._references)
-        if uses_default and DEFAULT_NETWORK not in self._named["network"] and DEFAULT_NETWORK in self._kinds:
-            self._named["network"][DEFAULT_NETWORK] = Place(str(self.path), 1, 1)
-            self.networks.append(Network(DEFAULT_NETWORK, DEFAULT_NETWORK, self._kinds[DEFAULT_NETWORK].options()))
+    def check_references(self, images: Collection[str] = (), networks: Collection[str] = ()) -> None:
+        """Once all plays are read: each image and network that a VM names is there, or is among these."""
+        known = {"image": images, "network": networks}
+        used = dict.fromkeys(name for kind, name, _ in self._references if kind == "network")
+        for name in used.keys() - self._named["network"].keys() - set(networks):
+            if implied := implied_network(name, self._kinds):
+                self._named["network"][name] = Place(str(self.path), 1, 1)
+                self.networks.append(implied)
         for kind, name, place in self._references:
-            if name not in self._named[kind] and kind not in self._unnamed:
+            if name not in {*self._named[kind], *known[kind]} and kind not in self._unnamed:
                 hint = did_you_mean(name, self._named[kind]) or f"declare it under {kind}s:"
                 self._problem(place, f"no {kind} is named '{name}'", hint)
 
@@ -146,7 +158,7 @@ class PlayReader:
         if entry is None:
             return
         what = _what("network", entry)
-        declared = self._declared(entry, "plugin", self._kinds, "network plugin", DEFAULT_NETWORK)
+        declared = self._declared(entry, "plugin", self._kinds, "network plugin", DEFAULT_NETWORK_KIND)
         given = self._options(entry, NetworkKeys, declared, what)
         keys = options.check(_only(entry, NetworkKeys), NetworkKeys, what, self.problems)
         if self._name("network", entry) and keys is not None and given is not None:
@@ -228,7 +240,7 @@ class PlayReader:
         for each in contexts:
             entry = variables.render(whole, each, self.problems)
             assert isinstance(entry, yaml_source.Mapping), "rendering keeps a mapping a mapping"
-            yield _none_as_null(entry, "work_disk")
+            yield _none_as_null(_none_as_null(entry, "work_disk"), "overlay")
 
     def _vm(self, entry: yaml_source.Mapping, context: Mapping[str, Any], todo: tuple[Task, ...]) -> None:
         what = _what("VM", entry)
@@ -241,7 +253,8 @@ class PlayReader:
             self._references.append(("image", keys.image, options.place_of(entry, "image")))
         elif keys.state != "absent" and "image" not in entry.entries:
             self._problem(entry.place, f"{what} needs 'image'")
-        self._references.append(("network", keys.network, options.place_of(entry, "network")))
+        if keys.network != AUTO:
+            self._references.append(("network", keys.network, options.place_of(entry, "network")))
         if not whole or not named:
             return
         self.vms.append(
@@ -252,10 +265,12 @@ class PlayReader:
                 memory_bytes=keys.memory,
                 root_disk_bytes=keys.root_disk,
                 work_disk_bytes=keys.work_disk,
+                overlay_bytes=keys.overlay,
                 network=keys.network,
                 storage=keys.storage,
                 workdisk=keys.workdisk,
                 vmm=keys.vmm,
+                jailed=keys.jailed,
                 state=keys.state,
                 tags=keys.tags,
                 authorized_keys=tuple(key.strip() for key in keys.authorized_keys),
@@ -272,6 +287,7 @@ class PlayReader:
         self._at_least(entry, "memory", keys.memory, MINIMUM_MEMORY, what)
         self._at_least(entry, "root_disk", keys.root_disk, MINIMUM_DISK, what)
         self._at_least(entry, "work_disk", keys.work_disk, MINIMUM_DISK, what)
+        self._at_least(entry, "overlay", keys.overlay, MINIMUM_OVERLAY, what)
         listed = entry.get("authorized_keys")
         for node in listed.items if isinstance(listed, yaml_source.Sequence) else ():
             try:

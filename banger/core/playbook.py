@@ -6,6 +6,7 @@ at its place. Tasks of a play apply to its VMs when it declares any, otherwise t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from banger.core import tasks, yaml_source
 from banger.core.play import PlayReader
 from banger.core.request import ImageRequest, VmRequest
-from banger.errors import Place, PlaybookError, Problem
+from banger.errors import Place, PlaybookError, Problem, UsageError
 from banger.guestconfig import GuestConfig
 from banger.types import GuestModule, ImageSource, Network, NetworkKind
 
@@ -59,6 +60,25 @@ def load(
         problems += _problems_of_tasks(reader, path.parent, modules)
         raise PlaybookError(sorted(dict.fromkeys(problems), key=_by_place))
     return Playbook(path, tuple(reader.images), tuple(reader.networks), tuple(reader.vms))
+
+
+def adhoc(
+    name: str, wish: Mapping[str, Any], network_kinds: Mapping[str, NetworkKind], networks: Mapping[str, Network]
+) -> Playbook:
+    """A playbook of one VM that was asked for on the command line, checked as one that somebody wrote.
+
+    `wish`: its keys, sizes as text. The image and `networks` are known from elsewhere. Raises UsageError.
+    """
+    path = Path("command line")
+    reader = PlayReader(path, {}, {}, network_kinds, {})
+    root, problems = yaml_source.load(json.dumps([{"vms": [{"name": name, **wish}]}]), str(path))
+    _read_plays(root, reader)
+    reader.check_references(images=[str(wish.get("image"))], networks=networks)
+    if problems := problems + reader.problems:
+        raise UsageError("; ".join(problem.message for problem in problems), hint=problems[0].hint)
+    used = {vm.network for vm in reader.vms} - {network.name for network in reader.networks}
+    declared = [*reader.networks, *(networks[name] for name in used if name in networks)]
+    return Playbook(path, (), tuple(declared), tuple(reader.vms))
 
 
 def _read(path: Path) -> str:

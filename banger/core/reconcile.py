@@ -1,4 +1,4 @@
-"""At the start of a command: what was recorded as running and is not, is taken down first and recorded as stopped.
+"""At the start of a command: what is recorded as running, or has handles, and is not alive, is taken down.
 
 Seed S6. The handles go to teardown before the record changes, so that whatever they stand for is really gone.
 """
@@ -30,7 +30,8 @@ def reconcile(session: Session, held: frozenset[str] = frozenset()) -> None:
 
 def _gone(session: Session, record: VmRecord) -> bool:
     handles = session.handles.of(record.directory)
-    return record.runtime.state == "running" and not vm_alive(session.view.processes, record, handles)
+    suspect = record.runtime.state == "running" or bool(handles)  # handles alone: killed while writing a stopped disk
+    return suspect and not vm_alive(session.view.processes, record, handles)
 
 
 def _demote(session: Session, record: VmRecord) -> None:

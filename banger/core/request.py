@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from banger.core.tasks import Task
-from banger.types import ImageSpec, Place, Size
+from banger.types import ImageSpec, Network, NetworkKind, Place, Size
 
-DEFAULT_NETWORK = "user"
-"""What a VM is on that names no network; it need not be declared."""
+DEFAULT_NETWORK_KIND = "user"
+AUTO = "auto"
+"""For a VM's storage, network and VMM: what this host can do best."""
 _DEFAULT_MEMORY = Size.parse("512MiB")
 _DEFAULT_ROOT_DISK = Size.parse("4GiB")
 
@@ -29,7 +30,15 @@ class NetworkKeys:
     """What a network takes beside the keys of its kind."""
 
     name: str
-    plugin: str = DEFAULT_NETWORK
+    plugin: str = DEFAULT_NETWORK_KIND
+
+
+def implied_network(name: str, kinds: Mapping[str, NetworkKind]) -> Network | None:
+    """The network that goes by its kind's own name, with all its defaults; None where one must be declared."""
+    try:
+        return Network(name, name, kinds[name].options())
+    except (KeyError, TypeError):  # no such kind, or it has an option without a default
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +51,12 @@ class VmKeys:
     memory: Size = _DEFAULT_MEMORY
     root_disk: Size = _DEFAULT_ROOT_DISK
     work_disk: Size | None = None
-    network: str = DEFAULT_NETWORK
-    storage: str = "overlay"
+    overlay: Size | None = None
+    network: str = AUTO
+    storage: str = AUTO
     workdisk: str = "ext4"
-    vmm: str = "qemu"
+    vmm: str = AUTO
+    jailed: bool = False
     state: Literal["running", "stopped", "absent"] = "running"
     tags: tuple[str, ...] = ()
     authorized_keys: tuple[str, ...] = ()
@@ -70,10 +81,12 @@ class VmRequest:
     memory_bytes: int
     root_disk_bytes: int
     work_disk_bytes: int | None
+    overlay_bytes: int | None
     network: str
     storage: str
     workdisk: str
     vmm: str
+    jailed: bool
     state: Literal["running", "stopped", "absent"]
     tags: tuple[str, ...]
     authorized_keys: tuple[str, ...]

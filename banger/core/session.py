@@ -10,6 +10,7 @@ from banger.core import access, assemble
 from banger.core.handles import HandleCache
 from banger.core.home import Home
 from banger.core.locks import locked
+from banger.core.plan import Plan
 from banger.core.plugins import Plugins
 from banger.core.report import Report
 from banger.core.state import Store, VmRecord
@@ -29,6 +30,14 @@ class Session:
     view: HostView
     handles: HandleCache
     report: Report
+
+    def announce(self, todo: Plan) -> None:
+        """Tell what is going to be done."""
+        actions = [
+            {"verb": action.verb.value, "resource": action.resource.key, "reason": action.reason}
+            for action in todo.actions
+        ]
+        self.report({"type": "plan", "subject": todo.subject, "actions": actions})
 
     @contextmanager
     def locked(self, names: list[str], purpose: str) -> Iterator[None]:

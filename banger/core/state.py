@@ -64,6 +64,8 @@ class VmRecord:
     nic: Nic
     network_options: dict[str, Any]
     runtime: VmRuntime
+    overlay_bytes: int | None = None
+    jailed: bool = False
     authorized_keys: tuple[str, ...] = ()
     tags: tuple[str, ...] = field(default=())
 
@@ -94,6 +96,7 @@ class Records:
 
     def __init__(self, database: TinyDB) -> None:
         self._vms: Table = database.table("vms")
+        self._images: Table = database.table("images")
 
     def vms(self) -> list[VmRecord]:
         """Sorted by name."""
@@ -108,6 +111,13 @@ class Records:
 
     def put(self, record: VmRecord) -> None:
         self._vms.upsert(asdict(record), where("id") == record.id)
+
+    def images(self) -> dict[str, str]:
+        """The digest that each image's name stood for when a playbook was last applied."""
+        return {row["name"]: row["digest"] for row in self._images.all()}
+
+    def put_image(self, name: str, digest: str) -> None:
+        self._images.upsert({"name": name, "digest": digest}, where("name") == name)
 
     def remove(self, vm_id: str) -> None:
         self._vms.remove(where("id") == vm_id)

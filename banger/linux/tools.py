@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -63,6 +63,23 @@ class LinuxTools:
                 sync(new)
                 new.replace(final)
         sync(path.parent)
+
+    def vsock_proxy(self, socket: Path) -> str:
+        """The ProxyCommand that reaches a guest's sshd over the VMM's vsock socket."""
+        from banger.linux.vsock import proxy_command
+
+        return proxy_command(socket)
+
+    def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:
+        """Run an ssh(1) command line from this network namespace; whether it ended with 0 in time."""
+        from banger.linux.netns import call_inside
+
+        try:
+            call_inside(netns, lambda: run(argv, timeout_s=timeout_s))
+        except BangerError as error:
+            _log.debug("%s", error)
+            return False
+        return True
 
     def _boot(self, kernel: Path, initrd: Path) -> bool:
         with tempfile.TemporaryDirectory(prefix="banger-probe-") as directory:

@@ -169,11 +169,15 @@ class SimulatedNetwork:
 
 
 class SimulatedTools:
-    """`banger.host.Tools`. `missing`: programs that are not installed; `kvm`: whether a guest boots under KVM."""
+    """`banger.host.Tools`. `missing`: programs that are not installed; `kvm`: whether a guest boots under KVM.
+
+    `commands`: what was run in guests, as ssh command lines.
+    """
 
     def __init__(self, host: SimulatedHost) -> None:
         self.missing: set[str] = set()
         self.kvm = False
+        self.commands: list[tuple[str, ...]] = []
         self._host = host
 
     def which(self, program: str) -> Path | None:
@@ -181,6 +185,13 @@ class SimulatedTools:
 
     def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
         return self.kvm
+
+    def vsock_proxy(self, socket: Path) -> str:
+        return f"vsock-proxy {socket}"
+
+    def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:
+        self.commands.append(tuple(argv))
+        return True
 
     def make_ssh_key(self, path: Path, comment: str) -> None:
         with self._host.effect(f"tools.make_ssh_key {path}"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from banger.hooks import hookimpl
+from banger.needs import Need, programs
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
 
@@ -14,6 +15,11 @@ from .build import BUILDER, DebootstrapImage
 from .options import ARCHITECTURE, DebootstrapOptions, all_packages
 
 __all__ = ["DebootstrapImage", "DebootstrapOptions"]
+
+
+@hookimpl
+def register_needs() -> Sequence[Need]:
+    return [*programs(["mmdebstrap"], "mmdebstrap"), *programs(["mke2fs"], "e2fsprogs")]
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from typing import Any
 
 from banger.errors import PlaybookError, Problem
 from banger.hooks import hookimpl
+from banger.needs import Need, programs
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
 
@@ -17,6 +18,11 @@ from .build import BUILDER, ImportedImage
 from .options import ImportOptions
 
 __all__ = ["ImportOptions", "ImportedImage"]
+
+
+@hookimpl
+def register_needs() -> Sequence[Need]:
+    return programs(["qemu-img"], "qemu-utils")
 
 
 @hookimpl

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from banger.errors import DiskError
 from banger.hooks import hookimpl
 from banger.host import Host
+from banger.needs import E2FSPROGS, Need, programs
 from banger.resource import Stage
-from banger.rootdisk import RootDiskFile
+from banger.rootdisk import RootDiskFile, unbounded
 from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
 
 
@@ -35,12 +36,18 @@ class RootCopy(RootDiskFile):
 
 
 @hookimpl
+def register_needs() -> Sequence[Need]:
+    return programs(E2FSPROGS, "e2fsprogs")
+
+
+@hookimpl
 def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
+    problems = unbounded(vm, "file")
     if vm.storage != "file" or vm.root_disk_bytes >= image.facts.rootfs_bytes:
-        return []
+        return problems
     smallest = Size(image.facts.rootfs_bytes)
     message = f"root_disk {Size(vm.root_disk_bytes)} is smaller than its image, {smallest}"
-    return [Problem(vm.place, message, f"root_disk: {smallest} or more")]
+    return [*problems, Problem(vm.place, message, f"root_disk: {smallest} or more")]
 
 
 @hookimpl

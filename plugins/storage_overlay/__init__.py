@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
+from banger.needs import E2FSPROGS, Need, programs
 from banger.resource import Stage
-from banger.rootdisk import RootDiskFile
-from banger.types import Disk, GuestDisk, GuestFile, Image, RootDisk, Vm
+from banger.rootdisk import RootDiskFile, unbounded
+from banger.types import Disk, GuestDisk, GuestFile, Image, Problem, RootDisk, Vm
 
 UPPER = "/upper"
 WORK = "/work"
@@ -58,6 +59,16 @@ def _ancestors(path: str) -> list[str]:
     while (path := posixpath.dirname(path)) != "/":
         found.append(path)
     return found[::-1]
+
+
+@hookimpl
+def register_needs() -> Sequence[Need]:
+    return programs(E2FSPROGS, "e2fsprogs")
+
+
+@hookimpl
+def validate_vm(vm: Vm) -> Sequence[Problem]:
+    return unbounded(vm, "overlay")
 
 
 @hookimpl

@@ -12,6 +12,7 @@ from banger.errors import DiskError
 from banger.guestconfig import GuestConfig
 from banger.hooks import hookimpl
 from banger.host import Host, HostView
+from banger.needs import E2FSPROGS, Need, programs
 from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
 from banger.types import WORK_MOUNT_POINT, Disk, GuestDisk, GuestFile, Image, Mount, Problem, Size, Vm, WorkDisk
 
@@ -80,6 +81,11 @@ class Ext4WorkDisk(Resource):
             stage("resizing work disk")
             host.ext4.grow(unfinished, self.size_bytes)
         host.ext4.set_identity(unfinished, label=_LABEL, uuid=self.file_system_uuid)
+
+
+@hookimpl
+def register_needs() -> Sequence[Need]:
+    return programs(E2FSPROGS, "e2fsprogs")
 
 
 @hookimpl

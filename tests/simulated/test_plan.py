@@ -135,3 +135,28 @@ def test_ordered_with_a_cycle_names_it() -> None:
 def test_ordered_with_one_key_twice_says_which() -> None:
     with pytest.raises(PluginError, match="two resources have the key 'a'"):
         ordered([Thing("a"), Thing("a")])
+
+
+def stopped(files: Observation, snapshot: Observation) -> tuple[list[Resource], list[Resource]]:
+    """A stopped VM whose guest files are written through a device: (wanted, unwanted)."""
+    wanted: list[Resource] = [Thing("vm/cow", (), Present()), Thing("vm/files", ("vm/cow", "vm/snapshot"), files)]
+    return wanted, [Thing("vm/snapshot", ("vm/cow",), snapshot, Lifetime.BOOT)]
+
+
+def test_plan_puts_up_scaffolding_for_what_is_written_and_takes_it_down() -> None:
+    wanted, unwanted = stopped(Drifted({}, ("/etc/motd",)), Absent())
+    assert verbs(plan("vm", wanted, HOST, {}, unwanted=unwanted)) == [
+        ("ok", "vm/cow"), ("create", "vm/snapshot"), ("update", "vm/files"), ("remove", "vm/snapshot")
+    ]  # fmt: skip
+
+
+def test_plan_puts_up_no_scaffolding_for_what_is_as_it_should_be() -> None:
+    wanted, unwanted = stopped(Present(), Absent())
+    assert plan("vm", wanted, HOST, {}, unwanted=unwanted).changes == 0
+
+
+def test_plan_of_stopping_only_takes_the_device_down() -> None:
+    wanted, unwanted = stopped(Present(verified=False), Present())
+    assert verbs(plan("vm", wanted, HOST, {}, unwanted=unwanted)) == [
+        ("remove", "vm/snapshot"), ("ok", "vm/cow"), ("ok", "vm/files")
+    ]  # fmt: skip

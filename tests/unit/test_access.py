@@ -16,7 +16,7 @@ def options(argv: list[str]) -> dict[str, str]:
 
 
 def test_ssh_command_trusts_only_the_guests_own_key() -> None:
-    argv = ssh_command(Home(Path("/home/a b")), record("web"), [])
+    argv = ssh_command(Home(Path("/home/a b")).ssh_key, record("web"), [])
     wanted = {
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": "/h/known_hosts",
@@ -33,6 +33,6 @@ def test_ssh_command_trusts_only_the_guests_own_key() -> None:
 
 def test_ssh_command_quotes_for_the_shell_on_the_far_side() -> None:
     words = ["sh", "-c", "exit 42", "it's", "$HOME", "a b", ""]
-    argv = ssh_command(Home(Path("/h")), record("web"), words)
+    argv = ssh_command(Home(Path("/h")).ssh_key, record("web"), words)
     assert argv[-2] == "--"
     assert shlex.split(argv[-1]) == words

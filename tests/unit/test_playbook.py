@@ -139,7 +139,7 @@ def test_playbook_vms_have_defaults_loops_and_their_own_values(load_text: Load) 
     web, db = playbook.vms[1], playbook.vms[2]
     assert (web.vcpus, web.memory_bytes, web.root_disk_bytes, web.work_disk_bytes) == (2, 2**29, 2**32, 2**30)
     assert (web.image, web.network, web.state, web.tags) == ("debian-12", "lab", "running", ())
-    assert (web.storage, web.workdisk, web.vmm) == ("overlay", "ext4", "qemu")
+    assert (web.storage, web.workdisk, web.vmm) == ("auto", "ext4", "auto")
     assert (web.place, web.variables["team"]) == (Place("p.yml", 16, 7), "web")
     assert (db.memory_bytes, db.work_disk_bytes, db.network, db.state, db.tags) == (
         2**30,
@@ -160,7 +160,7 @@ def test_playbook_vm_without_anything_said_gets_the_documented_defaults(load_tex
     text = f"- images: [{{name: i, source: debootstrap}}]\n  vms: [{{name: v, image: i, authorized_keys: ['{KEY}']}}]\n"
     (vm,) = load_text(text).vms
     assert (vm.vcpus, vm.memory_bytes, vm.root_disk_bytes, vm.work_disk_bytes) == (1, 512 * 2**20, 4 * 2**30, None)
-    assert (vm.network, vm.state, vm.authorized_keys) == ("user", "running", (KEY,))
+    assert (vm.network, vm.state, vm.authorized_keys) == ("auto", "running", (KEY,))
 
 
 def test_playbook_tasks_of_a_play_with_both_are_its_vms(load_text: Load) -> None:

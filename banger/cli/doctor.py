@@ -1,0 +1,45 @@
+"""`banger doctor`: what each plugin needs of this host, what was found, and the command that mends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from banger.cli.compose import open_session
+from banger.cli.options import format_option
+from banger.cli.table import aligned
+from banger.core.choice import Answer, Choice, findings
+from banger.core.report import silent
+from banger.errors import HostError
+
+ALWAYS = ("workdisk_ext4",)
+"""Used whatever is chosen for storage, network and VMM."""
+
+
+@click.command()
+@format_option
+def doctor(form: str) -> None:
+    """Look whether this host has what each plugin needs. Exit code 3 when what `auto` would choose cannot run."""
+    session = open_session(silent)
+    answers = findings(session.plugins, session.view)
+    choice = Choice.on(session.plugins, session.view)
+    lacking = [answer for answer in answers if answer.plugin in (*choice.path, *ALWAYS) and not answer.finding.met]
+    if form == "json":
+        found = [{"plugin": answer.plugin, "need": answer.need, **asdict(answer.finding)} for answer in answers]
+        passed_over = dict(choice.lacking)
+        click.echo(json.dumps({"ok": not lacking, "auto": choice.path, "passed_over": passed_over, "needs": found}))
+    else:
+        click.echo(aligned(["PLUGIN", "NEEDS", "", "FOUND"], [_row(answer) for answer in answers]))
+        click.echo(f"\nauto: {', '.join(choice.path)}")
+        for reason in choice.lacking.values():
+            click.echo(f"    not {reason}")
+    if lacking:
+        raise click.exceptions.Exit(HostError.exit_code)
+
+
+def _row(answer: Answer) -> list[str]:
+    finding = answer.finding
+    cure = f"; {finding.cure}" if finding.cure and not finding.met else ""
+    return [answer.plugin, answer.need, "ok" if finding.met else "MISSING", f"{finding.found}{cure}"]

@@ -1,0 +1,158 @@
+"""Recorded VMs, one by one and without their playbook: started, stopped, deleted, shown, run.
+
+A start writes what was last wished for into the guest (seed S9), so it is the same plan as that of an apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event as Flag
+from typing import Any
+
+from banger.core import assemble, saved_guest
+from banger.core.apply import Outcome, carry_out, in_parallel
+from banger.core.choice import network_of
+from banger.core.converge import create
+from banger.core.destroy import destroy_vm, resources_of
+from banger.core.handles import vmm_process
+from banger.core.images import known_image
+from banger.core.plan import plan
+from banger.core.playbook import adhoc
+from banger.core.reconcile import reconcile
+from banger.core.session import Session, VmJournal
+from banger.core.state import VmRecord
+from banger.core.suggest import did_you_mean
+from banger.errors import UsageError
+from banger.resource import Absent
+
+
+def recorded(session: Session, names: Sequence[str]) -> list[VmRecord]:
+    """The records of these VMs. Raises UsageError for a name that has none, with the nearest that has."""
+    known = session.store.snapshot().by_name()
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no VM {name!r}", hint=did_you_mean(name, known) or "banger vm list shows them all"
+            )
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def start(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
+    """Start these VMs; one that runs already is left as it is."""
+    return _each(session, names, forks, "banger vm start", _start)
+
+
+def stop(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
+    """Stop these VMs, guests first; their disks stay."""
+    return _each(session, names, forks, "banger vm stop", _stop)
+
+
+def delete(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
+    """Take these VMs away with all they are."""
+    return _each(session, names, forks, "banger vm delete", lambda session, record, _: destroy_vm(session, record))
+
+
+def ensure_running(session: Session, name: str, wish: Mapping[str, Any]) -> list[Outcome]:
+    """Start this VM, or make it when there is none of this name.
+
+    `wish`: keys of a VM as a playbook has them, sizes as text, for a new one. Raises UsageError for what cannot be.
+    """
+    records = session.store.snapshot()
+    if records.vm(name):
+        if wish:
+            raise UsageError(
+                f"{name} is there already, so it cannot be given {', '.join(sorted(wish))}",
+                hint="change its playbook and apply that, or choose another name",
+            )
+        return start(session, [name], 1)
+    known = records.images()
+    image = wish.get("image") or (next(iter(known)) if len(known) == 1 else None)
+    if image not in known:
+        what = f"there is no image {image!r}" if image else "it is not said which image"
+        hint = f"--image, one of: {', '.join(sorted(known))}" if known else "apply a playbook with an image first"
+        raise UsageError(what, hint=hint)
+    networks = {record.nic.network: network_of(record, session.plugins) for record in records.vms()}
+    playbook = adhoc(name, {**wish, "image": image}, session.plugins.network_kinds(), networks)
+    return create(session, playbook, {image: known_image(session.home, image, known[image])})
+
+
+def show(session: Session, name: str) -> dict[str, Any]:
+    """Everything about one VM: its record, and what is true of it just now."""
+    (record,) = recorded(session, [name])
+    handles = session.handles.of(record.directory)
+    vmm = vmm_process(session.view.processes, record, handles)
+    details = {}
+    for resource in resources_of(session, record):
+        there = resource.observe(session.view, handles.get(resource.key))
+        if not isinstance(there, Absent):
+            details[resource.key] = {**there.handle, **resource.describe(session.view, there.handle)}
+    return {
+        "name": record.name,
+        "state": "running" if vmm else "stopped",
+        "id": record.id,
+        "image": record.image,
+        "image_digest": record.image_digest,
+        "vcpus": record.vcpus,
+        "memory_bytes": record.memory_bytes,
+        "root_disk_bytes": record.root_disk_bytes,
+        "work_disk_bytes": record.work_disk_bytes,
+        "storage": record.storage,
+        "network": record.nic.network,
+        "vmm": record.vmm,
+        "address": record.nic.address,
+        "mac": record.nic.mac,
+        "dns_name": record.runtime.dns_name,
+        "directory": record.runtime.vm_directory,
+        "console": record.runtime.log_path,
+        "last_error": record.runtime.last_error,
+        "resources": details,
+    }
+
+
+def _each(
+    session: Session,
+    names: Sequence[str],
+    forks: int,
+    purpose: str,
+    act: Callable[[Session, VmRecord, Flag], Outcome],
+) -> list[Outcome]:
+    recorded(session, names)  # a wrong name is told before anything is locked
+    with session.locked(list(names), purpose):
+        reconcile(session, frozenset(names))
+
+        def task(record: VmRecord) -> Callable[[Flag], Outcome]:
+            return lambda cancelled: act(session, record, cancelled)
+
+        work = {f"vm/{record.name}": task(record) for record in recorded(session, names)}
+        return in_parallel(work, forks, session.report)
+
+
+def _start(session: Session, record: VmRecord, cancelled: Flag) -> Outcome:
+    return _converge(session, record, cancelled, running=True)
+
+
+def _stop(session: Session, record: VmRecord, cancelled: Flag) -> Outcome:
+    return _converge(session, record, cancelled, running=False)
+
+
+def _converge(session: Session, record: VmRecord, cancelled: Flag, *, running: bool) -> Outcome:
+    resources = resources_of(session, record, saved_guest.load(session.view, record.directory))
+    wanted, unwanted = assemble.split_by_wish(resources, running=running)
+    handles = session.handles.of(record.directory)
+    if not running:  # a stopped VM's disks are nobody's business here
+        wanted = []
+    todo = plan(f"vm/{record.name}", wanted, session.view, handles, unwanted=unwanted)
+    session.announce(todo)
+    if running and todo.changes:
+        _record(session, record.with_runtime(state="running", last_error=""))
+    outcome = carry_out(todo, session.host, VmJournal(session.handles, record), session.report, cancelled)
+    vmm = vmm_process(session.view.processes, record, session.handles.of(record.directory))
+    error = str(outcome.error) if outcome.error else ""
+    _record(session, record.with_runtime(state="running" if vmm else "stopped", last_error=error))
+    return outcome
+
+
+def _record(session: Session, record: VmRecord) -> None:
+    if session.store.snapshot().vm(record.name) != record:
+        with session.store.transaction() as records:
+            records.put(record)

@@ -1,0 +1,20 @@
+"""A world of its own for each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulated.world import World
+
+
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a short name, because sockets lie below it."""
+    return tmp_path_factory.mktemp("w")
+
+
+@pytest.fixture
+def world(short: Path) -> World:
+    return World(short)

@@ -1,0 +1,56 @@
+"""`banger vm` and `banger doctor` on a home of their own: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from banger.cli import cli
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "delete", "show"])
+def test_command_on_an_unknown_vm_is_refused(command: str, home: Path) -> None:
+    done = invoke("vm", command, "nobody")
+    assert type(done.exception).__name__ == "UsageError"
+    assert "there is no VM 'nobody'" in str(done.exception)
+    assert not (home / "locks").exists()
+
+
+def test_run_without_an_image_says_what_to_do() -> None:
+    done = invoke("vm", "run", "--name", "n", "--", "true")
+    assert "it is not said which image" in str(done.exception)
+
+
+def test_doctor_names_each_need_what_it_found_and_the_cure() -> None:
+    text, document = invoke("doctor"), json.loads(invoke("doctor", "--format", "json").stdout)
+    needs = {(need["plugin"], need["need"]): need for need in document["needs"]}
+    assert needs["storage_overlay", "mke2fs"]["met"]
+    assert document["ok"] == (text.exit_code == 0)
+    assert len(document["auto"]) == 3
+    for need in document["needs"]:
+        assert need["need"] in text.stdout
+        assert need["met"] or need["cure"], f"{need} is missing and nobody says what to do"
+    for name, reason in document["passed_over"].items():
+        assert reason.startswith(name)
+        assert reason in text.stdout
+
+
+def test_doctor_fails_where_the_chosen_path_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banger.linux.tools.which", lambda program: None)
+    done = invoke("doctor")
+    assert done.exit_code == 3
+    assert "mke2fs" in done.stdout
+    assert "apt install e2fsprogs" in done.stdout
