@@ -72,10 +72,13 @@ class LinuxTools:
 
     def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:
         """Run an ssh(1) command line from this network namespace; whether it ended with 0 in time."""
-        from banger.linux.netns import call_inside
-
         try:
-            call_inside(netns, lambda: run(argv, timeout_s=timeout_s))
+            if netns:
+                from banger.linux.netns import call_inside
+
+                call_inside(netns, lambda: run(argv, timeout_s=timeout_s))
+            else:
+                run(argv, timeout_s=timeout_s)
         except BangerError as error:
             _log.debug("%s", error)
             return False
