@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -106,6 +106,10 @@ class Resource(ABC):
     def describe(self, host: HostView, handle: Handle) -> Mapping[str, str]:
         """What `banger vm show` tells of it while it is there, beside its handle: `{"overlay": "3% of 4GiB"}`."""
         return {}
+
+    def by_hand(self) -> Sequence[str]:
+        """The shell commands that would make it, for dry runs; none where they would say nothing."""
+        return ()
 
     def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Take it away when all it stands on goes too, so that nothing in it needs to be spared."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,7 +61,7 @@ def lines_of(event: Event) -> list[str]:
     match event["type"]:
         case "plan":
             changes = [action for action in event["actions"] if action["verb"] in _VERBS]
-            return [_planned(action) for action in changes] if changes else []
+            return [line for action in changes for line in _planned(action)]
         case "stage":
             return [f"{subject}: {event['stage']}: {event['detail']}"]
         case "note":
@@ -75,9 +75,10 @@ def lines_of(event: Event) -> list[str]:
     return []
 
 
-def _planned(action: dict[str, str]) -> str:
+def _planned(action: dict[str, Any]) -> list[str]:
     reason = f"  ({action['reason']})" if action["reason"] else ""
-    return f"  {_VERBS[action['verb']]} {action['resource']}{reason}"
+    by_hand = [f"      $ {command}" for command in action.get("by_hand", ())]
+    return [f"  {_VERBS[action['verb']]} {action['resource']}{reason}", *by_hand]
 
 
 class _LiveLines:

@@ -285,7 +285,7 @@ class _Apply:
                     records.put(record)
 
     def _told(self, todo: Plan) -> Outcome:
-        self._session.announce(todo)
+        self._session.announce(todo, dry=self._options.check)
         pending = len(todo.pending) + len(todo.blocked)
         outcome = Outcome(todo.subject, len(todo.actions) - todo.changes - pending, todo.changes, pending)
         self._session.report(outcome.recap)

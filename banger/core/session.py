@@ -10,7 +10,7 @@ from banger.core import access, assemble
 from banger.core.handles import HandleCache
 from banger.core.home import Home
 from banger.core.locks import locked
-from banger.core.plan import Plan
+from banger.core.plan import Plan, Verb
 from banger.core.plugins import Plugins
 from banger.core.report import Report
 from banger.core.state import Store, VmRecord
@@ -31,12 +31,16 @@ class Session:
     handles: HandleCache
     report: Report
 
-    def announce(self, todo: Plan) -> None:
-        """Tell what is going to be done."""
-        actions = [
+    def announce(self, todo: Plan, *, dry: bool = False) -> None:
+        """Tell what is going to be done; in a dry run, also how one would do it by hand."""
+        actions: list[dict[str, object]] = [
             {"verb": action.verb.value, "resource": action.resource.key, "reason": action.reason}
             for action in todo.actions
         ]
+        if dry:
+            for told, action in zip(actions, todo.actions, strict=True):
+                if action.verb is Verb.CREATE and (commands := list(action.resource.by_hand())):
+                    told["by_hand"] = commands
         self.report({"type": "plan", "subject": todo.subject, "actions": actions})
 
     @contextmanager
