@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from banger.errors import DiskError
 from banger.host import Host, HostView, Inode, Node
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
 from banger.types import GuestDisk, GuestFile
@@ -45,6 +46,8 @@ class GuestFiles(Resource):
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
         """Read what is on the disk, write what differs, take out what is no longer wanted."""
+        if host.files.status(self.disk.path) is None:
+            raise DiskError(f"start flow out of order: guest files are to be written, and {self.disk.path} is not there")
         known = self._known(host)
         host.ext4.recover(self.disk.path)
         disk = self.disk
