@@ -47,7 +47,7 @@ class GuestFiles(Resource):
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
         """Read what is on the disk, write what differs, take out what is no longer wanted."""
         if host.files.status(self.disk.path) is None:
-            raise DiskError(f"start flow out of order: guest files are to be written, and {self.disk.path} is not there")
+            raise DiskError(f"start flow out of order: {self.disk.path} is not there")
         known = self._known(host)
         host.ext4.recover(self.disk.path)
         disk = self.disk

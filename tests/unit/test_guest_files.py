@@ -30,7 +30,7 @@ def files(device: Path, content: bytes = b"web\n") -> GuestFiles:
 
 def test_files_without_their_device_are_not_written(host: SimulatedHost) -> None:  # seed S9
     before = list(host.effects)
-    with pytest.raises(DiskError, match="start flow out of order: .*/dev/mapper/web is not there"):
+    with pytest.raises(DiskError, match=r"start flow out of order: .*/dev/mapper/web is not there"):
         files(Path("/dev/mapper/web")).create(host, {}, print)
     assert host.effects == before
 
