@@ -1,0 +1,1 @@
+"""A machine with everything: device-mapper, KVM that boots guests, loops, taps, nftables. See CONTRIBUTING.md."""

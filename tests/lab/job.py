@@ -1,0 +1,68 @@
+"""In the lab: run the tests named in a file, tell of each on the machine's serial port as it goes.
+
+One JSON object a line: `{"report": …}` for each of pytest's test reports, `{"finished": NODEID}` after an item's last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+PORT = "reports"
+"""The name of the virtio serial port that takes them."""
+CHECKOUT = "/lab/run/checkout"
+"""Where the checkout's tests are in the lab."""
+
+
+class Reporter:
+    """A pytest plugin that writes what happens to `stream` (unbuffered: what is written has left the machine)."""
+
+    def __init__(self, config: pytest.Config, stream: IO[bytes]) -> None:
+        self._config = config
+        self._stream = stream
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._write({"report": self._config.hook.pytest_report_to_serializable(config=self._config, report=report)})
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._write({"finished": nodeid})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        left = memoryview(json.dumps(event).encode() + b"\n")
+        while left:
+            left = left[self._stream.write(left) :]
+
+
+class Reporting:
+    """Registers a `Reporter` once there is a configuration."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.pluginmanager.register(Reporter(config, self._stream))
+
+
+def main(arguments_file: Path, port: Path) -> int:
+    """`arguments_file` has pytest's arguments as a JSON list."""
+    with port.open("wb", buffering=0) as stream:
+        return pytest.main(json.loads(arguments_file.read_text()), plugins=[Reporting(stream)])
+
+
+def serial_port() -> Path:
+    """The device of the port named `PORT`; nobody made a link in /dev/virtio-ports here."""
+    (found,) = (Path("/dev") / name.parent.name for name in _names() if name.read_text().strip() == PORT)
+    return found
+
+
+def _names() -> Iterator[Path]:
+    return Path("/sys/class/virtio-ports").glob("*/name")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), serial_port() if len(sys.argv) < 3 else Path(sys.argv[2])))

@@ -1,0 +1,147 @@
+"""Outside: each selected item of the lab reports what became of it inside, as if it had run here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.lab.job import CHECKOUT
+
+__all__ = ["Replay", "Session", "StartLab"]
+
+
+class Session(Protocol):
+    """A running lab, as `tests.lab.machine.Machine`."""
+
+    def ended(self, timeout_s: float) -> bool: ...
+    def kill(self) -> None: ...
+    def lines(self) -> list[bytes]: ...
+    def console_tail(self) -> str: ...
+
+
+StartLab = Callable[[Sequence[str]], AbstractContextManager[Session]]
+"""Starts a lab that runs pytest with these arguments; leaving the block waits for its end.
+
+Raises whatever there may be, also pytest's own skip.
+"""
+
+
+class Replay:
+    """A pytest plugin for the items of one directory: at the first of them the lab starts, with all that are selected.
+
+    Reports are passed on as they come. An item that the lab ended without, or that nothing is heard of for `silence_s`
+    seconds, fails with the end of the lab's console.
+    """
+
+    def __init__(self, directory: Path, start: StartLab, silence_s: float) -> None:
+        self._directory = directory
+        self._start = start
+        self._silence_s = silence_s
+        self._stack = contextlib.ExitStack()
+        self._session: Session | None = None
+        self._trouble: BaseException | None = None
+        """Why there is no lab (any more)."""
+        self._selected: list[str] = []
+        self._reports: dict[str, list[dict[str, Any]]] = {}
+        self._finished: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in filter(self._is_ours, items):  # before `-m` selects
+            item.add_marker(pytest.mark.lab)
+            item.add_marker(pytest.mark.slow)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if not self._is_ours(item):
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._outcome(item):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        # What other items set up for a directory above ends as if this one had been run here.
+        item.session._setupstate.teardown_exact(nextitem)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Also after Ctrl-C, and when the first failure is to be the last."""
+        self._close(wait=self._finished.issuperset(self._selected))
+
+    def _is_ours(self, item: pytest.Item) -> bool:
+        return self._directory in item.path.parents
+
+    def _outcome(self, item: pytest.Item) -> Iterable[pytest.TestReport]:
+        try:
+            if self._trouble is not None:
+                raise self._trouble
+            if self._session is None:
+                self._begin(item)
+            self._wait_for(item.nodeid)
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as trouble:  # noqa: BLE001  # is reported
+            self._close(wait=False)
+            self._trouble = trouble if isinstance(trouble, pytest.skip.Exception) else RuntimeError("the lab is gone")
+            return [_made_here(item, trouble)]
+        return [_report(item.config, data) for data in self._reports[item.nodeid]]
+
+    def _begin(self, item: pytest.Item) -> None:
+        self._selected = [each.nodeid for each in item.session.items if self._is_ours(each)]
+        option = item.config.option
+        options = [f"--tb={option.tbstyle}", *(["--showlocals"] if option.showlocals else [])]
+        self._session = self._stack.enter_context(self._start([*options, *self._selected]))
+
+    def _wait_for(self, nodeid: str) -> None:
+        assert self._session is not None
+        deadline = time.monotonic() + self._silence_s
+        while nodeid not in self._finished:
+            ended = self._session.ended(0.1)
+            if lines := self._session.lines():
+                deadline = time.monotonic() + self._silence_s
+                self._take(lines)
+            elif ended:
+                raise RuntimeError(f"the lab ended before this. Its console's end:\n{self._session.console_tail()}")
+            elif time.monotonic() > deadline:
+                silence = f"nothing was heard from the lab for {self._silence_s:g} s. Its console's end:\n"
+                raise RuntimeError(silence + self._session.console_tail())
+
+    def _take(self, lines: list[bytes]) -> None:
+        for event in map(json.loads, lines):
+            if "report" in event:
+                self._reports.setdefault(event["report"]["nodeid"], []).append(event["report"])
+            else:
+                self._finished.add(event["finished"])
+
+    def _close(self, *, wait: bool) -> None:
+        if self._session is not None and not wait:
+            self._session.kill()
+        self._stack.close()
+
+
+def _report(config: pytest.Config, data: dict[str, Any]) -> pytest.TestReport:
+    report = config.hook.pytest_report_from_serializable(config=config, data=data)
+    assert isinstance(report, pytest.TestReport)
+    if isinstance(report.longrepr, list):  # where it was skipped; JSON has no tuples
+        path, line, reason = report.longrepr
+        report.longrepr = (str(path).replace(CHECKOUT, str(config.rootpath)), line, reason)
+    return report
+
+
+def _made_here(item: pytest.Item, trouble: BaseException) -> pytest.TestReport:
+    """The report of an item that there is no lab for."""
+    outcome = trouble
+    if not isinstance(trouble, pytest.skip.Exception | pytest.fail.Exception):
+        outcome = pytest.fail.Exception(f"{type(trouble).__name__}: {trouble}", pytrace=False)
+
+    def raise_it() -> None:
+        raise outcome
+
+    call = pytest.CallInfo.from_call(raise_it, "setup")
+    report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    return report

@@ -1,0 +1,150 @@
+"""What went on inside comes out as ordinary results; the lab is a second pytest here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.lab.build import ROOT
+
+_OUTER = """
+import contextlib, json, subprocess, sys, time
+from pathlib import Path
+import pytest
+from tests.lab.replay import Replay
+
+project, silence_s = Path(sys.argv[1]), float(sys.argv[2])
+arguments, reports, console = (project.parent / name for name in ("arguments.json", "reports", "console"))
+
+class Lab:
+    def __init__(self, process):
+        self.process, self.read = process, 0
+    def ended(self, timeout_s):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)
+            return True
+        return False
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+    def lines(self):
+        found = reports.read_bytes()[self.read:].splitlines(keepends=True)
+        self.read += sum(map(len, found))
+        return found
+    def console_tail(self):
+        return console.read_text()
+
+@contextlib.contextmanager
+def start(given):
+    arguments.write_text(json.dumps(["--rootdir", str(project), "-p", "no:cacheprovider", *given]))
+    reports.touch()
+    command = [sys.executable, "-m", "tests.lab.job", str(arguments), str(reports)]
+    inside = {"stdout": console.open("wb"), "stderr": subprocess.STDOUT, "cwd": project}
+    with inside["stdout"], subprocess.Popen(command, **inside) as process:
+        yield Lab(process)
+        process.wait(30)
+
+options = ["--rootdir", str(project), "-p", "no:cacheprovider", f"--junitxml={project.parent / 'results.xml'}", "-rs"]
+sys.exit(pytest.main([*options, *sys.argv[3:], str(project)], plugins=[Replay(project / "inside", start, silence_s)]))
+"""
+_CONFTEST = """
+import os, pytest
+@pytest.fixture(scope="session")
+def outside():
+    yield os.getpid()
+"""
+_INSIDE = """
+import os
+import pytest
+
+def test_passes(): print("said inside")
+@pytest.mark.parametrize("n", [1, 2])
+def test_each(n): assert n == 1
+@pytest.fixture
+def broken(): raise OSError("the fixture")
+def test_error(broken): pass
+def test_skipped(): pytest.skip("for this reason")
+@pytest.mark.xfail
+def test_expected_failure(): assert False
+def test_of_the_inside(outside): assert outside == os.getpid()
+@pytest.fixture
+def ends_badly():
+    yield
+    raise OSError("the teardown")
+def test_teardown(ends_badly): pass
+def test_dies():
+    os._exit(3)
+def test_never_reached(): pass
+"""
+
+
+def _run(tmp_path: Path, inside: str, *options: str, silence_s: float = 60.0) -> tuple[dict[str, str], str]:
+    """Each test's outcome and what was said of it, and all that the outer pytest printed."""
+    project = tmp_path / "project"
+    (project / "inside").mkdir(parents=True)
+    (project / "conftest.py").write_text(_CONFTEST)
+    (project / "inside/test_it.py").write_text(inside)
+    (project / "pytest.ini").write_text("[pytest]\nmarkers =\n    lab\n    slow\n")
+    for place, name in (("a", "before"), ("z", "after")):
+        (project / place).mkdir()
+        (project / place / f"test_{name}.py").write_text(f"def test_{name}(outside): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _OUTER, str(project), str(silence_s), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    document = ElementTree.parse(tmp_path / "results.xml")
+    return {case.attrib["name"]: _told(case) for case in document.iter("testcase")}, done.stdout + done.stderr
+
+
+def _told(case: ElementTree.Element) -> str:
+    """`passed`, or what went wrong and its text."""
+    for child in case:
+        if child.tag in ("failure", "error", "skipped"):
+            return f"{child.tag}: {child.attrib['message']} {child.text}"
+    return "passed"
+
+
+def test_outcomes_are_those_of_the_inside(tmp_path: Path) -> None:
+    outcomes, said = _run(tmp_path, _INSIDE)
+    passed = {name for name, told in outcomes.items() if told == "passed"}
+    assert passed == {"test_before", "test_passes", "test_each[1]", "test_of_the_inside", "test_after"}
+    assert "assert 2 == 1" in outcomes["test_each[2]"]
+    assert "failed on setup" in outcomes["test_error"]
+    assert "OSError: the fixture" in outcomes["test_error"]
+    assert "failed on teardown" in outcomes["test_teardown"]
+    assert outcomes["test_skipped"].startswith("skipped: for this reason")
+    assert outcomes["test_expected_failure"].startswith("skipped: ")
+    assert "for this reason" in said, "a skip's place has come out whole, for the summary to fold"
+    # It died then, which fails what it did not get to.
+    assert "the lab ended before this" in outcomes["test_dies"]
+    assert "inside/test_it.py ..FEsx" in outcomes["test_dies"], "its console's end"
+    assert "the lab is gone" in outcomes["test_never_reached"]
+
+
+def test_items_are_marked_before_they_are_selected(tmp_path: Path) -> None:
+    outcomes, _ = _run(tmp_path, _INSIDE, "-m", "not slow")
+    assert set(outcomes) == {"test_before", "test_after"}
+
+
+@pytest.mark.slow
+def test_silent_lab_is_ended(tmp_path: Path) -> None:
+    inside = "import time\ndef test_stands_still(): time.sleep(50)\n"
+    outcomes, _ = _run(tmp_path, inside, silence_s=2.0)
+    assert "nothing was heard from the lab for 2 s" in outcomes["test_stands_still"]
+    assert outcomes["test_after"] == "passed"
+
+
+@pytest.mark.slow
+def test_first_failure_ends_the_lab(tmp_path: Path) -> None:
+    inside = "import time\ndef test_fails(): assert False\ndef test_long(): time.sleep(50)\n"
+    outcomes, _ = _run(tmp_path, inside, "-x")
+    assert set(outcomes) == {"test_before", "test_fails"}
