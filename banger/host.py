@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from banger.types import GuestFile
 
 __all__ = [
-    "Ext4", "Ext4View", "FileStatus", "Files", "FilesView", "Host", "HostView", "Inode", "NetworkView",
-    "Node", "NodeType", "ProcessIdentity", "Processes", "ProcessesView", "Qmp", "QmpView", "Tools",
-    "ToolsView",
+    "Ext4", "Ext4View", "FileStatus", "Files", "FilesView", "Host", "HostView", "Http", "HttpView", "Inode", "Link",
+    "Links", "LinksView", "LoopDevice", "Loops", "LoopsView", "Mapper", "MapperDevice", "MapperView",
+    "NetworkState", "NetworkView", "Node", "NodeType", "ProcessIdentity", "Processes", "ProcessesView", "Qmp",
+    "QmpView", "Route", "Target", "Tools", "ToolsView",
 ]  # fmt: skip
 
 NodeType = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
@@ -62,6 +63,95 @@ class Node:
     target: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LoopDevice:
+    """A loop device, loop(4): a file as a block device. `number` is `major:minor`, as device-mapper tables have it."""
+
+    path: Path
+    number: str
+    backing: Path
+    """The file, by the name that the kernel has for it."""
+    size_bytes: int
+    read_only: bool
+    autoclear: bool
+    """Whether it disappears by itself with its last user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A line of a device-mapper table (dmsetup(8)); `start` and `length` in sectors of 512 bytes.
+
+    In a status, `parameters` is what the target says of itself.
+    """
+
+    start: int
+    length: int
+    type: str
+    parameters: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.start} {self.length} {self.type} {self.parameters}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class MapperDevice:
+    """A device of the device mapper. `path` is /dev/dm-N, `number` its `major:minor`."""
+
+    name: str
+    uuid: str
+    path: Path
+    number: str
+    read_only: bool
+    open_count: int
+    """How many hold it open; other devices that stand on it count."""
+    linked: bool
+    """Whether /dev/mapper/NAME leads to it."""
+    table: tuple[Target, ...]
+    """What it does now; empty for one that was never finished."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(target.length for target in self.table) * 512
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device, ip-link(8). `kind` is empty for a physical one, else `bridge`, `tap`, `veth`, …"""
+
+    name: str
+    index: int
+    kind: str
+    mac: str
+    up: bool
+    alias: str = ""
+    master: str = ""
+    """The bridge it is a port of."""
+    isolated: bool = False
+    """As a port: whether it is kept from other isolated ports."""
+    owner: int | None = None
+    """The user id that may open a tap; None: any."""
+    addresses: tuple[str, ...] = ()
+    """IPv4, with prefix lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkState:
+    """What a network namespace has. `tables`: the comment of each nftables table, by `family name`."""
+
+    links: Mapping[str, Link]
+    tables: Mapping[str, str]
+    forwards: bool
+    """Whether packets are passed on from one device to another (net.ipv4.ip_forward)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An IPv4 route: where to (`172.16.0.0/24`), and by which device; empty: by none, or by several."""
+
+    destination: str
+    device: str
+
+
 class FilesView(Protocol):
     """Looking at host files."""
 
@@ -100,6 +190,125 @@ class Files(FilesView, Protocol):
 
     def rename(self, source: Path, destination: Path) -> None:
         """Replaces the destination in one step and makes it durable."""
+
+
+class LoopsView(Protocol):
+    """Looking at loop devices."""
+
+    def of(self, backing: Path, *, number: str = "") -> list[LoopDevice]:
+        """Those that this very file is attached to; with `number`, only that device is looked at."""
+
+
+class Loops(LoopsView, Protocol):
+    """Files as block devices. Raises HostError where there are none to be had."""
+
+    def attached(
+        self, backing: Path, *, read_only: bool = False, share: bool = False, direct: bool = False
+    ) -> AbstractContextManager[LoopDevice]:
+        """A loop device of the whole file, held for the length of the block; it goes by itself with its last user.
+
+        So what is to keep it (a device-mapper table) must have opened it by then, and a kill at any moment leaves none
+        behind. `share`: a read-only one that is already there is used. `direct`: the file is read and written past the
+        host's page cache, where its file system can.
+        """
+
+    def detach(self, device: LoopDevice) -> None:
+        """Take one away that nobody uses; already gone is success. Busy when somebody does."""
+
+
+class MapperView(Protocol):
+    """Looking at the device mapper. Where the kernel has none, there simply are no devices."""
+
+    def device(self, name: str) -> MapperDevice | None:
+        """None when there is none of this name."""
+
+    def status(self, name: str) -> tuple[Target, ...]:
+        """What the targets of a device say of themselves; empty when there is none of this name."""
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The names of all devices that begin so, sorted."""
+
+    def supports(self, target: str) -> bool:
+        """Whether the kernel has this type of target; it loads the module as it would when one is made."""
+
+    def store_is_valid(self, cow: Path) -> bool:
+        """Whether a snapshot can be made of this file or device again; one never used can.
+
+        The kernel gives a snapshot up for good, by a mark in its store, when writing to the store fails.
+        """
+
+
+class Mapper(MapperView, Protocol):
+    """Changing what the device mapper does. Raises HostError, with the cure, where the kernel has none."""
+
+    def create(self, name: str, table: Sequence[Target], *, uuid: str, read_only: bool = False) -> MapperDevice:
+        """Make a device and its /dev/mapper/NAME; on failure there is none.
+
+        One of the same name and uuid that was never finished is finished. Busy when there is another of this name.
+        """
+
+    def remove(self, name: str) -> None:
+        """Take a device away, and its /dev/mapper/NAME; already gone is success. Busy when it is open."""
+
+    def revive_store(self, cow: Path) -> None:
+        """Take back the mark of a store that was given up. What had been written by then is all there."""
+
+
+class LinksView(Protocol):
+    """Looking at network devices and what belongs to them. `netns`: a namespace (ip-netns(8)); empty: our own."""
+
+    def look(self, netns: str = "") -> NetworkState | None:
+        """What is there; None when there is no namespace of this name. Raises HostError when we may not look."""
+
+    def routes(self, netns: str = "") -> list[Route]:
+        """Every IPv4 route, of every table; none where there is no such namespace."""
+
+    def namespaces(self) -> list[str]:
+        """The names of all namespaces, sorted."""
+
+    def refusal(self) -> str | None:
+        """Why a tap on a bridge cannot be had here, found by making both where nobody sees them; None: it can."""
+
+
+class Links(LinksView, Protocol):
+    """Changing network devices. Raises HostError with the kernel's own words, Busy for what is in use."""
+
+    def add_namespace(self, name: str, alias: str) -> None:
+        """A new namespace, whose `lo` is up and has this alias as soon as the name is there."""
+
+    def remove_namespace(self, name: str) -> None:
+        """With all that is in it; already gone is success."""
+
+    def add_bridge(self, name: str, mac: str, *, netns: str = "") -> None:
+        """A bridge that is down, forwards at once (no spanning tree), and has this address from the beginning."""
+
+    def add_tap(self, name: str, alias: str, *, owner: int | None = None, netns: str = "") -> None:
+        """A tap that stays, is down, and has its alias as soon as it stays; there must be no device of this name.
+
+        `owner`: the user id that may open it; None: ours.
+        """
+
+    def change(
+        self,
+        name: str,
+        *,
+        alias: str | None = None,
+        addresses: Sequence[str] | None = None,
+        master: str | None = None,
+        isolated: bool | None = None,
+        up: bool | None = None,
+        netns: str = "",
+    ) -> None:
+        """Make a device so, in this order. `addresses`: these, with prefix lengths, and no other IPv4 ones."""
+
+    def remove(self, name: str, *, netns: str = "") -> None:
+        """Already gone is success."""
+
+    def load_rules(self, rules: str, *, netns: str = "") -> None:
+        """Commands of nft(8), all of them or none."""
+
+    def forward(self, *, netns: str) -> None:
+        """Let this namespace pass packets on from one device to another."""
 
 
 class Ext4View(Protocol):
@@ -154,7 +363,7 @@ class Ext4(Ext4View, Protocol):
         """
 
     def grow(self, path: Path, size_bytes: int) -> None:
-        """Check and enlarge an image file to this size."""
+        """Check and enlarge an image file to this size; of a device, its file system to the device's own size."""
 
     def set_identity(self, disk: Path, *, label: str, uuid: str) -> None:
         """Give an existing file system its label and UUID."""
@@ -193,16 +402,27 @@ class Processes(ProcessesView, Protocol):
     """Starting and ending processes."""
 
     def start(
-        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        netns: str = "",
+        console: Path | None = None,
+        pipes: Mapping[Path, Path] | None = None,
     ) -> ProcessIdentity:
         """Start a process of its own session that outlives us, output appended to `log`.
 
         `netns`: the network namespace (ip-netns(8)) it runs in; empty: ours. `console`: where its stdout goes instead,
-        of which only the last `CONSOLE_BYTES` or so are kept.
+        of which only the newest part is kept, a megabyte or so. `pipes`: named pipes (fifo(7)) made for it, by each
+        the file that what it writes there is kept in likewise; whoever ends the process removes them.
         """
 
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         """Whether it ended within the time."""
+
+    def end_console(self, console: Path) -> None:
+        """Once the process that was started with this console has ended: all it said is there, and nobody writes."""
 
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         """SIGKILL through a pidfd, and proof of death: returns only when it is gone, else raises Busy."""
@@ -224,6 +444,19 @@ class Qmp(QmpView, Protocol):
         """Raises VmmError when it refuses or nobody answers."""
 
 
+class HttpView(Protocol):
+    """Asking who listens on a Unix socket, in JSON over HTTP. `timeout_s`: how long it may be silent."""
+
+    def get(self, socket: Path, path: str, timeout_s: float = 5.0) -> Any:
+        """The JSON of the answer. Raises VmmError with its own words when it refuses, and when nobody answers."""
+
+
+class Http(HttpView, Protocol):
+    """Telling it. Raises VmmError as `get` does."""
+
+    def put(self, socket: Path, path: str, body: Mapping[str, Any], timeout_s: float = 5.0) -> None: ...
+
+
 class NetworkView(Protocol):
     """Looking at the host's network."""
 
@@ -239,6 +472,9 @@ class ToolsView(Protocol):
 
     def which(self, program: str) -> Path | None: ...
 
+    def version(self, program: str) -> str | None:
+        """The first line of what `PROGRAM --version` says; None when it says nothing, or is not installed."""
+
     def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
         """Whether a guest really boots under KVM here; found out once per host boot by booting one."""
 
@@ -249,6 +485,12 @@ class ToolsView(Protocol):
 
 class Tools(ToolsView, Protocol):
     """Programs that make small things, or do small things in a guest."""
+
+    def unpack_kernel(self, source: Path, destination: Path) -> None:
+        """The ELF file inside a compressed kernel (bzImage), whole or not at all; one that is an ELF file is linked.
+
+        Raises HostError when it is no kernel, or packed in a way that this host has no program for.
+        """
 
     def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:
         """Run an ssh(1) command line from this network namespace; whether it ended with 0 in time."""
@@ -265,9 +507,17 @@ class HostView(Protocol):
     @property
     def ext4(self) -> Ext4View: ...
     @property
+    def links(self) -> LinksView: ...
+    @property
+    def loops(self) -> LoopsView: ...
+    @property
+    def mapper(self) -> MapperView: ...
+    @property
     def processes(self) -> ProcessesView: ...
     @property
     def qmp(self) -> QmpView: ...
+    @property
+    def http(self) -> HttpView: ...
     @property
     def network(self) -> NetworkView: ...
     @property
@@ -285,9 +535,17 @@ class Host(HostView, Protocol):
     @property
     def ext4(self) -> Ext4: ...
     @property
+    def links(self) -> Links: ...
+    @property
+    def loops(self) -> Loops: ...
+    @property
+    def mapper(self) -> Mapper: ...
+    @property
     def processes(self) -> Processes: ...
     @property
     def qmp(self) -> Qmp: ...
+    @property
+    def http(self) -> Http: ...
     @property
     def tools(self) -> Tools: ...
     def locked(self, name: str) -> AbstractContextManager[None]:

@@ -23,11 +23,16 @@ def image_note(root_disk: Path) -> Path:
 
 def image_of(host: HostView, root_disk: Path) -> str | None:
     """The digest of the image that a VM's root disk was made for; None without such a disk."""
+    words = note_of(host, root_disk)
+    return words[1] if len(words) > 1 else None
+
+
+def note_of(host: HostView, root_disk: Path) -> list[str]:
+    """The words noted of a root disk: its kind, its image's digest, and what its storage adds; empty without one."""
     note = image_note(root_disk)
     if host.files.status(note) is None:
-        return None
-    words = host.files.read(note).decode("utf-8", "replace").split()
-    return words[1] if len(words) == 2 else None
+        return []
+    return host.files.read(note).decode("utf-8", "replace").split()
 
 
 def unbounded(vm: Vm, storage: str) -> list[Problem]:
@@ -66,17 +71,21 @@ class RootDiskFile(Resource):
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
         if host.files.status(self.path) is None or host.files.status(self.image_note) is None:
             return Absent()
-        made_for = host.files.read(self.image_note).decode("utf-8", "replace").split()
-        if made_for != self._note:
-            what = "another image" if made_for[:1] == self._note[:1] else "another storage"
+        made_for = note_of(host, self.path)[:2]
+        if made_for != self.note:
+            what = "another image" if made_for[:1] == self.note[:1] else "another storage"
             return Drifted({}, (f"made for {what}",), in_place=False, usable=False)
-        return diskfile.observe_size(host, self.path, self.size_bytes, "root_disk") or Present()
+        return self.observe_size(host) or Present()
+
+    def observe_size(self, host: HostView) -> Drifted | None:
+        """How a whole disk of the right image differs; None when it does not."""
+        return diskfile.observe_size(host, self.path, self.size_bytes, "root_disk")
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         self.remove(host, None, stage)
         diskfile.sweep(host, self.path.parent)
         self.make(host, stage)
-        host.files.write(self.image_note, " ".join(self._note).encode())
+        host.files.write(self.image_note, " ".join(self.note).encode())
         return {}
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
@@ -89,6 +98,6 @@ class RootDiskFile(Resource):
         diskfile.remove(host, self.path)
 
     @property
-    def _note(self) -> list[str]:
+    def note(self) -> list[str]:
         """What kind of disk this is, and the image it was made for."""
         return [self.key.rpartition("/")[2], self.image.digest]

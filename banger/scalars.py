@@ -1,4 +1,4 @@
-"""Single values as people write them: sizes, modes, paths, ids. Each says itself what is wrong with one."""
+"""Single values as people write them: sizes, modes, paths, ids, networks. Each says itself what is wrong with one."""
 
 from __future__ import annotations
 
@@ -101,3 +101,47 @@ class OwnerId(_Written, int):
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**32 - 2:
             return cls(value)
         raise ValueError("not a numeric id; names are the guest's own and not known here")
+
+
+class Subnet(_Written, str):
+    """An IPv4 network with room for a guest, such as `172.16.0.0/24`; kept as text, with its prefix length."""
+
+    @classmethod
+    def parse(cls, value: object) -> Subnet:
+        from ipaddress import IPv4Interface, IPv4Network  # only a playbook that declares a network needs it
+
+        try:
+            written = IPv4Interface(value if isinstance(value, str) and "/" in value else "")
+        except ValueError:
+            raise ValueError("not a subnet; write an IPv4 network such as 172.16.0.0/24") from None
+        network = written.network
+        if written.ip != network.network_address:
+            raise ValueError(f"not a subnet but an address in one; did you mean {network}?")
+        if not 8 <= network.prefixlen <= 30:
+            raise ValueError("not a subnet that guests can have; its prefix length is from 8 to 30")
+        if any(network.overlaps(IPv4Network(each)) for each in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")):
+            raise ValueError("not a subnet that guests can have; choose a private one, such as 172.16.0.0/24")
+        return cls(network)
+
+
+class Ipv4Address(_Written, str):
+    """One IPv4 address, such as `192.0.2.53`."""
+
+    @classmethod
+    def parse(cls, value: object) -> Ipv4Address:
+        from ipaddress import IPv4Address
+
+        try:
+            return cls(IPv4Address(value if isinstance(value, str) else ""))
+        except ValueError:
+            raise ValueError("not an IPv4 address; write four numbers, such as 192.0.2.53") from None
+
+
+class NamespaceName(_Written, str):
+    """The name of a network namespace, a file's in /run/netns (ip-netns(8))."""
+
+    @classmethod
+    def parse(cls, value: object) -> NamespaceName:
+        if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", value):
+            return cls(value)
+        raise ValueError("not a namespace's name; write letters, digits, '_', '.' and '-', at most 63 of them")

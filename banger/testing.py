@@ -15,9 +15,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from banger.errors import BangerError
+from banger.errors import BangerError, DiskError
+from banger.simulated.block import SimulatedLoops, SimulatedMapper
 from banger.simulated.ext4 import SimulatedExt4
 from banger.simulated.files import SimulatedFiles
+from banger.simulated.firecracker import SimulatedHttp
+from banger.simulated.links import SimulatedLinks
 from banger.simulated.processes import (
     SimulatedNetwork,
     SimulatedProcess,
@@ -44,7 +47,11 @@ class SimulatedHost:
         self.files = SimulatedFiles(self)
         self.processes = SimulatedProcesses(self)
         self.ext4 = SimulatedExt4(self)
+        self.links = SimulatedLinks(self)
+        self.loops = SimulatedLoops(self)
+        self.mapper = SimulatedMapper(self)
         self.qmp = SimulatedQmp(self)
+        self.http = SimulatedHttp(self)
         self.network = SimulatedNetwork(self)
         self.tools = SimulatedTools(self)
         self._lock = threading.RLock()
@@ -66,14 +73,22 @@ class SimulatedHost:
         self._fail, self._crash, self._crashed = None, None, False
 
     def reboot(self) -> None:
-        """All processes end, and the boot id is another one; files stay."""
+        """All processes end, all devices are gone, and the boot id is another one; files stay."""
         self.boot_id = f"00000000-0000-4000-8000-{int(self.boot_id[-12:]) + 1:012}"
         self.processes.end_all()
+        self.links.clear()
+        self.mapper.clear()
+        self.loops.clear()
 
     def guest_writes(self, disk: Path, file: GuestFile) -> None:
-        """A guest changes its own disk behind our back: no effect of ours."""
-        View(self.files.tree(disk)).patch([file], [], [])
-        self.files.touch(disk)
+        """A guest changes its own disk behind our back: no effect of ours. Where a snapshot is full it cannot."""
+        tree = self.files.tree(disk)
+        changed = tree.copy()
+        View(changed).patch([file], [], [])
+        with contextlib.suppress(DiskError):
+            self.mapper.take_room(disk, changed)
+            tree.entries = changed.entries
+            self.files.touch(disk)
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:

@@ -22,6 +22,8 @@ _LINE_BYTES = 4000
 _TIMEOUT_S = 600.0
 _ECHO = b"debugfs: "
 _CONTROL = re.compile(r"[\0\n\r]")
+_CLOSE = "close_filesys"
+"""Writes out what is cached, and tells when that fails; left to the end of the run, it would be told nowhere."""
 _SILENT = re.compile(rb"(Allocated inode: \d+)?\s*")
 """What a changing command says when all went well."""
 
@@ -97,8 +99,11 @@ def change(disk: Path, commands: Sequence[str], checks: Sequence[str] = ()) -> l
     Raises DiskError with each command that complained and what it said. debugfs goes on after a failure, so the
     image may then be half changed.
     """
-    said = _run(disk, [*commands, *checks], writing=True)
-    bad = [(command, text) for command, text in zip(commands, said, strict=False) if not _SILENT.fullmatch(text)]
+    if not commands:
+        return look(disk, checks)
+    *said, closing = _run(disk, [*commands, *checks, _CLOSE], writing=True)
+    told = [*zip(commands, said, strict=False)]
+    bad = [(command, text) for command, text in told if not _SILENT.fullmatch(text)]
     if bad:
         listed = "; ".join(f"`{command}`: {_text(text)}" for command, text in bad[:5])
         raise DiskError(f"cannot change {disk}: {listed}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from banger.errors import CommandError, DiskError
 from banger.host import Inode, Node
-from banger.linux import debugfs, ext4_flatten, ext4_make, ext4_patch, fsck
+from banger.linux import blockdevice, debugfs, ext4_flatten, ext4_make, ext4_patch, fsck
 from banger.linux.ext4_view import DiskView
 from banger.linux.guest_paths import follow
 from banger.linux.run import run
@@ -78,13 +78,18 @@ class LinuxExt4:
             fsck.verify(disk, "writing guest files")
 
     def grow(self, path: Path, size_bytes: int) -> None:
-        """Check and enlarge an image file to this size."""
+        """Check and enlarge an image file to this size; of a device, its file system to the device's own size."""
         with _failing("enlarge", path):
-            now_bytes = path.stat().st_size
+            device, now_bytes = blockdevice.is_device(path), blockdevice.size_bytes(path)
             if size_bytes < now_bytes:
                 raise DiskError(f"{path} has {now_bytes} bytes and cannot be made smaller ({size_bytes} bytes asked)")
+            if device and size_bytes != now_bytes:
+                raise DiskError(
+                    f"{path} is a device of {now_bytes} bytes and cannot be made larger ({size_bytes} asked)"
+                )
             fsck.preen(path, force=True)
-            os.truncate(path, size_bytes)
+            if not device:
+                os.truncate(path, size_bytes)
             run(["resize2fs", path], timeout_s=_RESIZE_TIMEOUT_S)
             fsck.verify(path, "enlarging it")
 

@@ -12,6 +12,10 @@ from banger.host import (
     Ext4View,
     FilesView,
     HostView,
+    HttpView,
+    LinksView,
+    LoopsView,
+    MapperView,
     NetworkView,
     ProcessesView,
     QmpView,
@@ -19,10 +23,14 @@ from banger.host import (
 )
 from banger.linux.ext4 import LinuxExt4
 from banger.linux.files import LinuxFiles
+from banger.linux.links import LinuxLinks
+from banger.linux.loop import LinuxLoops
+from banger.linux.mapper import LinuxMapper
 from banger.linux.network import LinuxNetwork
 from banger.linux.process import LinuxProcesses
 from banger.linux.qmp import LinuxQmp
 from banger.linux.tools import LinuxTools
+from banger.linux.unix_http import LinuxHttp
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -41,8 +49,12 @@ class LinuxHost:
         self._locked = lock
         self.files = LinuxFiles()
         self.ext4 = LinuxExt4()
+        self.links = LinuxLinks()
+        self.loops = LinuxLoops()
+        self.mapper = LinuxMapper()
         self.processes = LinuxProcesses()
         self.qmp = LinuxQmp()
+        self.http = LinuxHttp()
         self.network = LinuxNetwork()
         self.tools = LinuxTools(cache_directory, lambda: self.boot_id)
 
@@ -67,8 +79,12 @@ class ReadOnlyHost:
         self._host = host
         self.files = cast(FilesView, _Looking("files", host.files, FilesView))
         self.ext4 = cast(Ext4View, _Looking("ext4", host.ext4, Ext4View))
+        self.links = cast(LinksView, _Looking("links", host.links, LinksView))
+        self.loops = cast(LoopsView, _Looking("loops", host.loops, LoopsView))
+        self.mapper = cast(MapperView, _Looking("mapper", host.mapper, MapperView))
         self.processes = cast(ProcessesView, _Looking("processes", host.processes, ProcessesView))
         self.qmp = cast(QmpView, _Looking("qmp", host.qmp, QmpView))
+        self.http = cast(HttpView, _Looking("http", host.http, HttpView))
         self.network = cast(NetworkView, _Looking("network", host.network, NetworkView))
         self.tools = cast(ToolsView, _Looking("tools", host.tools, ToolsView))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import time
 
+from banger.errors import HostError
 from banger.identity import SshEndpoint
+from banger.linux.netns import call_inside
 
 _BANNER_BYTES = 8192
 """RFC 4253 section 4.2: lines may come before the identification, which itself has at most 255 bytes."""
@@ -34,10 +36,15 @@ class LinuxNetwork:
         """
         deadline = time.monotonic() + timeout_s
         try:
-            with socket.create_connection((ssh.host, ssh.port), timeout=timeout_s) as connection:
+            # A socket stays in the namespace it was made in, whoever uses it then.
+            with call_inside(ssh.netns, lambda: _connect(ssh, timeout_s)) as connection:
                 return _identification(connection, deadline)
-        except OSError:
+        except (OSError, HostError):  # HostError: the namespace went with its last guest
             return None
+
+
+def _connect(ssh: SshEndpoint, timeout_s: float) -> socket.socket:
+    return socket.create_connection((ssh.host, ssh.port), timeout=timeout_s)
 
 
 def _identification(connection: socket.socket, deadline: float) -> str | None:

@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from banger.errors import Busy, CommandError
@@ -22,6 +22,7 @@ from banger.identity import ProcessIdentity
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
 _SCAN_S = 0.05
+_RELAY_S = 2.0
 
 
 class LinuxProcesses:
@@ -62,30 +63,45 @@ class LinuxProcesses:
         return arguments if _start_time(process.pid) == process.start_time else None
 
     def start(
-        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        netns: str = "",
+        console: Path | None = None,
+        pipes: Mapping[Path, Path] | None = None,
     ) -> ProcessIdentity:
         """Start a process of its own session that outlives us: stdin is /dev/null, output is appended to `log`.
 
-        Raises HostError when the program is missing, CommandError when it cannot be started.
+        Raises HostError when the program or the namespace is missing, CommandError when it cannot be started.
         """
         import logging  # looking for processes, which every command does, needs none of these
         import shlex
         import subprocess
 
+        from banger.linux.console import relayed
+        from banger.linux.netns import call_inside
         from banger.linux.run import require
 
         command = [str(require(argv[0])), *argv[1:]]
         logging.getLogger(__name__).debug("start: %s >>%s 2>&1 &", shlex.join(argv), shlex.quote(str(log)))
         try:
-            with log.open("ab") as output:
-                child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=cwd,
-                    start_new_session=True,
-                    close_fds=True,
+            with (
+                log.open("ab") as output,
+                relayed(console, pipes or {}) if console else contextlib.nullcontext(output.fileno()) as stdout,
+            ):
+                child = call_inside(
+                    netns,
+                    lambda: subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=stdout,
+                        stderr=output,
+                        cwd=cwd,
+                        start_new_session=True,
+                        close_fds=True,
+                    ),
                 )
         except OSError as error:
             raise CommandError(f"`{shlex.join(argv)}` could not be started: {error}") from error
@@ -112,6 +128,17 @@ class LinuxProcesses:
         if ended:
             _reap(process)
         return ended
+
+    def end_console(self, console: Path) -> None:
+        """Wait for the relay that writes this console, which ends with its VMM; one that hangs is killed."""
+        from banger.linux.console import is_relay
+
+        for pid in self._mentioning(os.fsencode(console)):
+            start_time = _start_time(pid)
+            if start_time is not None and is_relay(_arguments(pid), console):
+                relay = ProcessIdentity(pid, start_time)
+                if not self.wait(relay, _RELAY_S):
+                    self.kill(relay)
 
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         """SIGKILL through a pidfd; returns only when it is gone, else raises Busy."""

@@ -33,6 +33,7 @@ PACKAGES = {
     "fakeroot": "fakeroot",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
     "newuidmap": "uidmap",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",

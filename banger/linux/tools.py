@@ -1,7 +1,7 @@
 """What this host has: programs, and a KVM that really boots a guest.
 
 That /dev/kvm opens says little: on some nested hosts machines are created and then never get anywhere. So one tiny
-guest is booted, and the answer is remembered until the host reboots.
+guest is booted, by the VMM that is there, and the answer is remembered until the host reboots.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 
 from banger.errors import BangerError
+from banger.linux.process import LinuxProcesses
 from banger.linux.publish import publishing, sync
 from banger.linux.run import run, which
 
 _log = logging.getLogger(__name__)
 _KVM = Path("/dev/kvm")
 _PROBE_S = 10.0
+_VERSION_S = 10.0
 PROBE_ARGUMENT = "banger.probe"
 """On its kernel command line: our initrd says `PROBE_ANSWER` on the console and powers off."""
 PROBE_ANSWER = b"banger: probe"
@@ -84,19 +87,50 @@ class LinuxTools:
             return False
         return True
 
+    def version(self, program: str) -> str | None:
+        """The first line of what it says of its version; None when it is not installed or says nothing."""
+        try:
+            lines = run([program, "--version"], timeout_s=_VERSION_S, merge=True).output.splitlines()
+        except BangerError as error:
+            _log.debug("%s", error)
+            return None
+        return lines[0].strip() if lines else None
+
+    def unpack_kernel(self, source: Path, destination: Path) -> None:
+        """See `banger.linux.kernel`."""
+        from banger.linux.kernel import unpack_kernel
+
+        unpack_kernel(source, destination)
+
     def _boot(self, kernel: Path, initrd: Path) -> bool:
+        boot = _boot_by_qemu if which("qemu-system-x86_64") or not which("firecracker") else self._boot_by_firecracker
         with tempfile.TemporaryDirectory(prefix="banger-probe-") as directory:
-            console = Path(directory) / "console"
-            command = [
-                *("qemu-system-x86_64", "-accel", "kvm", "-M", "q35", "-nodefaults", "-display", "none", "-m", "256M"),
-                *("-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot", "-serial", f"file:{console}"),
-                *("-append", f"console=ttyS0 {PROBE_ARGUMENT} panic=-1"),
-            ]
             try:
-                run(command, timeout_s=_PROBE_S, accept=None)
+                return PROBE_ANSWER in boot(kernel, initrd, Path(directory))
             except BangerError as error:
-                _log.debug("the probe guest did not end: %s", error)
-            return console.exists() and PROBE_ANSWER in console.read_bytes()
+                _log.debug("no guest was booted: %s", error)
+                return False
+
+    def _boot_by_firecracker(self, kernel: Path, initrd: Path, directory: Path) -> bytes:
+        """What was on the console when the guest had answered, ended, or taken too long. A halt is no end here."""
+        elf, configuration, console = directory / "vmlinux", directory / "machine.json", directory / "console"
+        self.unpack_kernel(kernel, elf)
+        arguments = f"console=ttyS0 reboot=k panic=1 pci=off {PROBE_ARGUMENT}"
+        machine = {
+            "boot-source": {"kernel_image_path": str(elf), "initrd_path": str(initrd), "boot_args": arguments},
+            "drives": [],
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
+        }
+        configuration.write_text(json.dumps(machine))
+        processes = LinuxProcesses()
+        argv = ["firecracker", "--no-api", "--config-file", str(configuration)]
+        process = processes.start(argv, log=console, cwd=directory)
+        deadline = time.monotonic() + _PROBE_S
+        while PROBE_ANSWER not in console.read_bytes() and time.monotonic() < deadline:
+            if processes.wait(process, 0.05):
+                break
+        processes.kill(process)
+        return console.read_bytes()
 
     def _remembered(self) -> bool | None:
         try:
@@ -111,3 +145,18 @@ class LinuxTools:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             with publishing(self._cache) as temporary:
                 temporary.write_bytes(document)
+
+
+def _boot_by_qemu(kernel: Path, initrd: Path, directory: Path) -> bytes:
+    """What was on the console when the guest had ended, or taken too long."""
+    console = directory / "console"
+    command = [
+        *("qemu-system-x86_64", "-accel", "kvm", "-M", "q35", "-nodefaults", "-display", "none", "-m", "256M"),
+        *("-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot", "-serial", f"file:{console}"),
+        *("-append", f"console=ttyS0 {PROBE_ARGUMENT} panic=-1"),
+    ]
+    try:
+        run(command, timeout_s=_PROBE_S, accept=None)
+    except BangerError as error:
+        _log.debug("the probe guest did not end: %s", error)
+    return console.read_bytes() if console.exists() else b""

@@ -72,6 +72,7 @@ class SimulatedExt4:
             view = self._view(disk, prefix, base)
             changed = view.tree.copy()
             View(changed, prefix, view.base).patch(writes, removals, directories)
+            self._host.mapper.take_room(disk, changed)
             view.tree.entries = changed.entries
             self._files.touch(disk)
 
@@ -81,6 +82,8 @@ class SimulatedExt4:
             tree = self._files.tree(path)
             if size_bytes < tree.size_bytes:
                 raise DiskError(f"{path} has {tree.size_bytes} bytes and cannot be made smaller ({size_bytes} asked)")
+            if self._host.mapper.size_bytes(path) not in (None, size_bytes):
+                raise DiskError(f"{path} is a device and cannot be made another size ({size_bytes} asked)")
             tree.size_bytes = size_bytes
             self._files.touch(path)
 
@@ -126,5 +129,5 @@ class SimulatedExt4:
             raise DiskError(error.message) from error
 
     def _refuse_busy(self, disk: Path) -> None:
-        if disk in self.busy or self._host.processes.uses(disk):
+        if disk in self.busy or self._host.processes.uses(disk) or self._host.mapper.is_open(disk):
             raise Busy(f"{disk} is in use")

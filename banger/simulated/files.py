@@ -16,13 +16,25 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _File:
+class Store:
+    """What a device-mapper snapshot keeps in a file: its tree, and the one it was made of."""
+
+    tree: Tree
+    origin: Tree
+    valid: bool = True
+
+
+@dataclass
+class File:
+    """An inode of the simulated host."""
+
     content: bytes | Tree
     inode: int
     mtime_ns: int
     mode: int
     padding_bytes: int = 0
     """A hole at the end, of a file that was allocated larger than its content."""
+    store: Store | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -35,13 +47,15 @@ class SimulatedFiles:
     def __init__(self, host: SimulatedHost) -> None:
         self.reflinks = False
         self._host = host
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, File] = {}
         self._directories: dict[Path, int] = {Path("/"): 0o755, Path("/tmp"): 0o777}
         self._count = itertools.count(1)
 
     def status(self, path: Path) -> FileStatus | None:
         if path in self._directories:
             return FileStatus(4096, 4096, 0, 1, True)
+        if self._host.mapper.size_bytes(path) is not None:
+            return FileStatus(0, 0, 0, 1, False)
         file = self._files.get(path)
         if file is None:
             return None
@@ -124,23 +138,31 @@ class SimulatedFiles:
             for path in [each for each in self._directories if each.is_relative_to(source)]:
                 self._directories[destination / path.relative_to(source)] = self._directories.pop(path)
 
-    def put(self, path: Path, content: bytes | Tree, mode: int = 0o600) -> _File:
+    def put(self, path: Path, content: bytes | Tree, mode: int = 0o600) -> File:
         """A new file in place of what was there; no effect is counted."""
         self._require_parent(path)
         if path in self._directories:
             raise BangerError(f"cannot write {path}: Is a directory")
-        self._files[path] = _File(content, next(self._count), next(self._count), mode)
+        self._files[path] = File(content, next(self._count), next(self._count), mode)
         return self._files[path]
 
+    def file(self, path: Path) -> File | None:
+        """The inode at a path."""
+        return self._files.get(path)
+
     def touch(self, path: Path) -> None:
-        """The file was changed in place."""
-        self._files[path].mtime_ns = next(self._count)
+        """The file, or what a device ends up in, was changed in place."""
+        (self._host.mapper.file(path) or self._files[path]).mtime_ns = next(self._count)
 
     def tree(self, disk: Path) -> Tree:
         """The file system in a simulated disk. Raises DiskError where there is none."""
-        file = self._files.get(disk)
+        file = self._host.mapper.file(disk) or self._files.get(disk)
         if file is None:
             raise DiskError(f"cannot use {disk}: No such file or directory")
+        if file.store is not None and self._host.mapper.size_bytes(disk) is not None:
+            if not file.store.valid:
+                raise DiskError(f"cannot use {disk}: Input/output error")
+            return file.store.tree
         if not isinstance(file.content, Tree):
             raise DiskError(f"cannot use {disk}: it is no ext4 file system")
         return file.content

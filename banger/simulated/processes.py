@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,15 @@ class SimulatedProcess:
     identity: ProcessIdentity
     argv: tuple[str, ...]
     alive: bool = True
+    netns: str = ""
+    taps: set[str] = field(default_factory=set)
+    """What it was given after its start; a tap in its command line it has anyway."""
 
     @property
     def sockets(self) -> list[Path]:
-        """The sockets that its command line makes it listen on (`unix:PATH`, `socket,…,path=PATH`)."""
-        return [Path(match[1]) for argument in self.argv if (match := _SOCKET.search(argument))]
+        """What its command line makes it listen on (`unix:PATH`, `socket,…,path=PATH`, `--api-sock PATH`)."""
+        named = [Path(match[1]) for argument in self.argv if (match := _SOCKET.search(argument))]
+        return named + [Path(path) for option, path in pairwise(self.argv) if option == "--api-sock"]
 
 
 class SimulatedProcesses:
@@ -56,22 +61,38 @@ class SimulatedProcesses:
 
     def uses(self, disk: Path) -> bool:
         """Whether a live process was given this disk; the real host finds it locked then."""
-        return any(str(disk) in argument for process in self.all if process.alive for argument in process.argv)
+        named = any(str(disk) in argument for process in self.all if process.alive for argument in process.argv)
+        return named or self._host.http.uses(disk)
 
     def arguments(self, process: ProcessIdentity) -> list[str] | None:
         return next((list(p.argv) for p in self.all if p.alive and p.identity == process), None)
 
     def start(
-        self, argv: Sequence[str], *, log: Path, cwd: Path, netns: str = "", console: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        netns: str = "",
+        console: Path | None = None,
+        pipes: Mapping[Path, Path] | None = None,
     ) -> ProcessIdentity:
         if self._host.tools.which(argv[0]) is None:
             raise HostError(f"{argv[0]} is not installed on this host", hint=f"install {argv[0]}")
+        if netns not in self._host.links.of:
+            raise HostError(f"there is no network namespace {netns} on this host", hint=f"ip netns add {netns}")
         with self._host.effect(f"processes.start {argv[0]}"):
-            if self._host.files.status(log) is None:
-                self._host.files.put(log, b"")
-            process = self.add(argv)
+            files = self._host.files
+            for output in (log, *([console] if console else []), *(pipes or {}).values(), *(pipes or {})):
+                if files.status(output) is None:
+                    files.put(output, b"")
+            process = self.add(argv, netns)
             for socket in process.sockets:
-                self._host.files.put(socket, b"")
+                if "--api-sock" in argv and files.status(socket) is not None:
+                    files.put(log, f'Error: RunWithApi(FailedToBindSocket("{socket}"))\n'.encode())
+                    self.end(process.identity)
+                else:
+                    files.put(socket, b"")
         if self.on_start is not None:
             self.on_start(process)
         return process.identity
@@ -79,15 +100,18 @@ class SimulatedProcesses:
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         return not any(each.alive and each.identity == process for each in self.all)
 
+    def end_console(self, console: Path) -> None:
+        """What was said is there at once."""
+
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         with self._host.effect(f"processes.kill {process.pid}"):
             if process in self.unkillable:
                 raise Busy(f"process {process.pid} is still there {timeout_s:g} s after SIGKILL")
             self.end(process)
 
-    def add(self, argv: Sequence[str]) -> SimulatedProcess:
+    def add(self, argv: Sequence[str], netns: str = "") -> SimulatedProcess:
         """A process that was not started by us; no effect is counted."""
-        process = SimulatedProcess(ProcessIdentity(self.next_pid, next(self._clock)), tuple(argv))
+        process = SimulatedProcess(ProcessIdentity(self.next_pid, next(self._clock)), tuple(argv), netns=netns)
         self.next_pid += 1
         self.all.append(process)
         return process
@@ -145,13 +169,14 @@ class SimulatedQmp:
 class SimulatedNetwork:
     """`banger.host.NetworkView`. A live process that forwards a host port (`hostfwd=`) has a guest with an sshd there.
 
-    `taken`: ports that another program listens on; `silent`: forwarded ports whose guest does not answer;
-    `banners`: what else answers, by port.
+    So has one with a tap that is up on a bridge, at the address in the tap's alias, as seen from the tap's namespace.
+    `taken`: ports that another program listens on; `silent`: forwarded ports, or addresses, whose guest does not
+    answer; `banners`: what else answers, by port.
     """
 
     def __init__(self, host: SimulatedHost) -> None:
         self.taken: set[int] = set()
-        self.silent: set[int] = set()
+        self.silent: set[int | str] = set()
         self.banners: dict[int, str] = {}
         self._host = host
 
@@ -159,9 +184,17 @@ class SimulatedNetwork:
         return port not in self.taken and port not in self.banners and port not in self._forwarded()
 
     def ssh_banner(self, ssh: SshEndpoint, timeout_s: float) -> str | None:
-        if ssh.port in self.silent:
+        if {ssh.port, ssh.host} & self.silent:
             return None
-        return self.banners.get(ssh.port, SSH_BANNER if ssh.port in self._forwarded() else None)
+        guest = ssh.port in self._forwarded() or self._has_tap_guest(ssh)
+        return self.banners.get(ssh.port, SSH_BANNER if guest else None)
+
+    def _has_tap_guest(self, ssh: SshEndpoint) -> bool:
+        state = self._host.links.look(ssh.netns)
+        links = state.links.values() if state else ()
+        taps = [link.name for link in links if link.up and link.master and f" {ssh.host}/" in link.alias]
+        users = [process for process in self._host.processes.all if process.alive and process.netns == ssh.netns]
+        return any(tap in process.taps or any(tap in a for a in process.argv) for tap in taps for process in users)
 
     def _forwarded(self) -> set[int]:
         arguments = [argument for process in self._host.processes.all if process.alive for argument in process.argv]
@@ -171,11 +204,12 @@ class SimulatedNetwork:
 class SimulatedTools:
     """`banger.host.Tools`. `missing`: programs that are not installed; `kvm`: whether a guest boots under KVM.
 
-    `commands`: what was run in guests, as ssh command lines.
+    `versions`: what programs say of theirs. `commands`: what was run in guests, as ssh command lines.
     """
 
     def __init__(self, host: SimulatedHost) -> None:
         self.missing: set[str] = set()
+        self.versions = {"firecracker": "Firecracker v1.12.1", "qemu-system-x86_64": "QEMU emulator version 7.2.22"}
         self.kvm = False
         self.commands: list[tuple[str, ...]] = []
         self._host = host
@@ -183,8 +217,16 @@ class SimulatedTools:
     def which(self, program: str) -> Path | None:
         return None if Path(program).name in self.missing else Path("/usr/bin") / program
 
+    def version(self, program: str) -> str | None:
+        return self.versions.get(program) if self.which(program) else None
+
     def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
         return self.kvm
+
+    def unpack_kernel(self, source: Path, destination: Path) -> None:
+        content = self._host.files.read(source)
+        with self._host.effect(f"tools.unpack_kernel {destination}"):
+            self._host.files.put(destination, b"\x7fELF" + content.removeprefix(b"\x7fELF"), 0o644)
 
     def vsock_proxy(self, socket: Path) -> str:
         return f"vsock-proxy {socket}"

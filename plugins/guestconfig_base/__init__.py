@@ -1,4 +1,4 @@
-"""What every guest needs to be itself: hostname, hosts, resolv.conf, tmpfs mounts, and a Ctrl-Alt-Del that powers off.
+"""What every guest needs to be itself: hostname, hosts, resolv.conf and tmpfs mounts.
 
 Also brings the guest modules `file`, `copy`, `template`, `mount` and `unmount`.
 """
@@ -16,19 +16,6 @@ from .modules import MODULES
 RUN = Mount("tmpfs", "/run", "tmpfs", ("defaults", "nodev", "nosuid", "mode=0755"))
 TMP = Mount("tmpfs", "/tmp", "tmpfs", ("defaults", "nodev", "nosuid", "mode=1777"))
 
-CTRL_ALT_DEL = """\
-[Unit]
-Description=Power off on Ctrl-Alt-Del
-DefaultDependencies=no
-Requires=poweroff.target
-After=poweroff.target
-"""
-"""Ctrl-Alt-Del is the only graceful stop that some VMMs have, and systemd takes it as a reboot.
-
-systemd.special(7): the key starts ctrl-alt-del.target, by default an alias of reboot.target. A unit file of that name
-in /etc wins over the alias in /usr/lib. Without DefaultDependencies=no it would conflict with the shutdown it begins.
-"""
-
 
 @hookimpl
 def register_guest_modules() -> Sequence[GuestModule]:
@@ -41,7 +28,6 @@ def contribute_guest_config(builder: GuestConfig, vm: Vm) -> None:
     builder.write_file("/etc/hostname", f"{vm.name}\n")
     builder.write_file("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {vm.name}\n")
     builder.write_file("/etc/resolv.conf", f"nameserver {vm.nic.dns}\n")
-    builder.write_file("/etc/systemd/system/ctrl-alt-del.target", CTRL_ALT_DEL)
     builder.drop_mount("/home")
     builder.drop_mount("/var")
     builder.add_mount(RUN)

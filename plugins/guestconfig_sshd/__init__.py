@@ -1,5 +1,7 @@
 """How root logs in: by key only, into a guest whose host key is known beforehand.
 
+Over the guest's network, and where its VMM has a vsock over that too, with the same keys and rules.
+
 Also brings the guest module `authorized_key`.
 """
 
@@ -26,6 +28,42 @@ SETTINGS = (
     "KbdInteractiveAuthentication no",  # PAM would ask for a password by this other name
     f"AuthorizedKeysFile {AUTHORIZED_KEYS}",  # the file written here, and no second one beside it
 )
+
+VSOCK_SOCKET = "/etc/systemd/system/banger-vsock-ssh.socket"
+VSOCK_SERVICE = "/etc/systemd/system/banger-vsock-ssh@.service"
+VSOCK_PULL_IN = "/etc/systemd/system/sockets.target.d/10-banger-vsock-ssh.conf"
+
+# A VMM with a vsock says so on the kernel command line; elsewhere the socket would be of no use, or could not be had.
+# Newer systemds bring a socket of their own (systemd-ssh-generator(8)), on the same port.
+SOCKET = """\
+[Unit]
+Description=ssh by the VMM's vsock
+ConditionKernelCommandLine=banger.vsock
+ConditionPathExists=!/usr/lib/systemd/system-generators/systemd-ssh-generator
+
+[Socket]
+ListenStream=vsock::22
+Accept=yes
+"""
+
+# `-`: a login that failed is no failed unit. sshd.service's own directory, which sshd(8) wants for privilege
+# separation, must outlive each connection.
+SERVICE = """\
+[Unit]
+Description=ssh by the VMM's vsock, one connection
+
+[Service]
+ExecStart=-/usr/sbin/sshd -i
+StandardInput=socket
+RuntimeDirectory=sshd
+RuntimeDirectoryMode=0755
+RuntimeDirectoryPreserve=yes
+"""
+
+PULL_IN = """\
+[Unit]
+Wants=banger-vsock-ssh.socket
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +93,12 @@ def register_guest_modules() -> Sequence[GuestModule]:
 
 @hookimpl
 def contribute_guest_config(builder: GuestConfig, vm: Vm) -> None:
-    """The sshd drop-in, the VM's own host key, and who may log in. Without any key the list is there and empty."""
+    """The sshd drop-in, the VM's own host key, who may log in (without any key the list is empty), and the vsock."""
     builder.write_file(DROP_IN, "".join(f"{line}\n" for line in SETTINGS))
     builder.write_file(HOST_KEY, _line(vm.host_key.private), mode=0o600)
     builder.write_file(f"{HOST_KEY}.pub", _line(vm.host_key.public))
+    for path, unit in ((VSOCK_SOCKET, SOCKET), (VSOCK_SERVICE, SERVICE), (VSOCK_PULL_IN, PULL_IN)):
+        builder.write_file(path, unit)
     for key in vm.authorized_keys:
         builder.add_authorized_key(key)
     _write_keys(builder)

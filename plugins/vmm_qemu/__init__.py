@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from banger.hooks import hookimpl
+from banger.host import HostView
+from banger.needs import Finding, Need, device, program
 from banger.resource import Handle, Resource
-from banger.types import Disk, Image, TapAttachment, UserAttachment, Vm
+from banger.types import Disk, Image, Problem, TapAttachment, UserAttachment, Vm, VmFiles
 
-from .machine import Machine
-from .process import QemuProcess
+from .machine import PROGRAM, Machine
+from .process import NAME, QemuProcess
+
+_GET_QEMU = "apt install qemu-system-x86"
+
+
+@hookimpl
+def register_needs() -> Sequence[Need]:
+    return [program(PROGRAM, _GET_QEMU), Need("qemu version", _version), Need("/dev/kvm", _kvm)]
+
+
+@hookimpl
+def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
+    if vm.vmm != NAME or not vm.jailed:
+        return []
+    message = f"the VM '{vm.name}' is to be jailed, and QEMU has no jailer"
+    return [Problem(vm.place, message, "leave jailed out, or write vmm: firecracker")]
 
 
 @hookimpl
@@ -33,15 +49,26 @@ def launch_vmm(
         mac=vm.nic.mac,
         guest_ip=vm.nic.ip,
         attachment=attachment,
-        console_log=vm.console_log,
     )
-    return [QemuProcess(vm.vmm_key, vm.directory, vm.api_socket, needs, machine)]
+    netns = attachment.netns if isinstance(attachment, TapAttachment) else ""
+    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory), needs, machine, netns)]
 
 
 @hookimpl
 def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
-    return [
-        QemuProcess(key, vm.directory, Path(handle["api_socket"]))
-        for key, handle in handles.items()
-        if key.endswith("/vmm") and "api_socket" in handle
-    ]
+    """Also of a handle that is only announced, which says nothing yet."""
+    announced = handles.get(vm.vmm_key)
+    if announced is None or announced.get("vmm", vm.vmm) != NAME:
+        return []
+    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory))]
+
+
+def _version(host: HostView) -> Finding:
+    said = host.tools.version(PROGRAM)
+    return Finding(said is not None, said or "unknown", "" if said else _GET_QEMU)
+
+
+def _kvm(host: HostView) -> Finding:
+    """For information: without KVM a guest is emulated, which is slow and else the same."""
+    finding = device("/dev/kvm", "").check(host)
+    return Finding(True, finding.found if finding.met else f"{finding.found}; guests are emulated, which is slow")

@@ -10,9 +10,10 @@ from typing import Literal
 
 from banger.types import Disk, TapAttachment, UserAttachment
 
-__all__ = ["KERNEL_ARGUMENTS", "Accelerator", "Machine", "command", "started_with"]
+__all__ = ["KERNEL_ARGUMENTS", "PROGRAM", "Accelerator", "Machine", "command", "started_with"]
 
 Accelerator = Literal["kvm", "tcg"]
+PROGRAM = "qemu-system-x86_64"
 
 KERNEL_ARGUMENTS = ("console=ttyS0", "net.ifnames=0", "panic=-1")
 """The console is the serial port that is logged; the one card is eth0; a panic ends the machine, as a reboot does."""
@@ -38,12 +39,11 @@ class Machine:
     mac: str
     guest_ip: str
     attachment: UserAttachment | TapAttachment
-    console_log: Path
 
 
 def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> list[str]:
     """The command line (qemu(1)). Nothing is there but what is named: no default devices, no user's own settings."""
-    argv = ["qemu-system-x86_64", "-name", f"guest={_value(machine.name)}", "-nodefaults", "-no-user-config"]
+    argv = [PROGRAM, "-name", f"guest={_value(machine.name)}", "-nodefaults", "-no-user-config"]
     argv += ["-display", "none", "-sandbox", _SANDBOX, "-M", "q35", "-no-reboot"]
     argv += ["-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"]
     argv += ["-cpu", "host" if accelerator == "kvm" else "max"]
@@ -58,7 +58,7 @@ def command(machine: Machine, api_socket: Path, accelerator: Accelerator) -> lis
     argv += ["-netdev", _netdev(machine.attachment, machine.guest_ip)]
     argv += ["-device", f"virtio-net-pci,netdev=net0,mac={machine.mac},romfile="]  # no boot ROM: nothing boots from it
     argv += ["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"]
-    argv += ["-chardev", f"file,id=console,path={_value(machine.console_log)}", "-serial", "chardev:console"]
+    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]  # whoever starts it keeps stdout
     argv += ["-qmp", f"unix:{_value(api_socket)},server=on,wait=off"]
     return argv
 

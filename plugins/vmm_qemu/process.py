@@ -11,12 +11,13 @@ from pathlib import Path
 from banger.errors import HostError, VmmError
 from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
-from banger.types import Size
+from banger.types import Size, VmFiles
 
-from .machine import Accelerator, Machine, command, started_with
+from .machine import PROGRAM, Accelerator, Machine, command, started_with
 
-__all__ = ["GUEST_SHUTDOWN_S", "QemuProcess"]
+__all__ = ["GUEST_SHUTDOWN_S", "NAME", "QemuProcess"]
 
+NAME = "qemu"
 START_S = 30.0
 """QEMU answers on its socket after some 0.1 s; more means a machine that is out of breath."""
 GUEST_SHUTDOWN_S = 20.0
@@ -34,10 +35,10 @@ class QemuProcess(Resource):
     """
 
     key: str
-    directory: Path
-    api_socket: Path
+    files: VmFiles
     needs: tuple[str, ...] = ()
     machine: Machine | None = None
+    netns: str = ""
     lifetime = Lifetime.BOOT
     stage = "launch_vmm"
 
@@ -53,20 +54,25 @@ class QemuProcess(Resource):
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         if self.machine is None:
             raise ValueError(f"{self.key} was made from a handle and cannot be started")
-        _check_socket_path(self.api_socket)
+        _check_socket_path(self.files.api_socket)
         stage("probing KVM")
         accelerator: Accelerator = "kvm" if host.tools.kvm_boots(self.machine.kernel, self.machine.initrd) else "tcg"
         stage(f"starting QEMU ({accelerator})")
         process = self._find(host, None)
         if process is None:
-            host.files.remove(self.api_socket)  # a dead QEMU's; nobody answers on it
+            host.files.remove(self.files.api_socket)  # a dead QEMU's; nobody answers on it
             process = host.processes.start(
-                command(self.machine, self.api_socket, accelerator), log=self._log, cwd=self.directory
+                command(self.machine, self.files.api_socket, accelerator),
+                log=self._log,
+                cwd=self.files.directory,
+                netns=self.netns,
+                console=self.files.console_log,
             )
         try:
             self._wait_until_running(host, process)
         except BaseException:
             host.processes.kill(process)
+            host.processes.end_console(self.files.console_log)
             raise
         return {**self._handle(process), "accelerator": accelerator}
 
@@ -81,28 +87,32 @@ class QemuProcess(Resource):
         if process is not None and not (ask_the_guest and self._shut_down(host, process, stage)):
             stage("stopping QEMU")
             with contextlib.suppress(VmmError):  # it may be past answering; it is killed then
-                host.qmp.execute(self.api_socket, "quit")
+                host.qmp.execute(self.files.api_socket, "quit")
             if not host.processes.wait(process, _QUIT_S):
                 host.processes.kill(process)
-        host.files.remove(self.api_socket)
+        host.processes.end_console(self.files.console_log)
+        host.files.remove(self.files.api_socket)
 
     @property
     def _log(self) -> Path:
-        return self.directory / "qemu.log"
+        return self.files.directory / "qemu.log"
 
     def _find(self, host: HostView, handle: Handle | None) -> ProcessIdentity | None:
-        return host.processes.find(str(self.api_socket), _identity(handle))
+        return host.processes.find(str(self.files.api_socket), _identity(handle))
 
     def _handle(self, process: ProcessIdentity) -> Handle:
-        return {"pid": process.pid, "start_time": process.start_time, "api_socket": str(self.api_socket)}
+        api_socket = str(self.files.api_socket)
+        return {"vmm": NAME, "pid": process.pid, "start_time": process.start_time, "api_socket": api_socket}
 
     def _differences(self, arguments: list[str]) -> tuple[str, ...]:
         """What of the machine is not as it was started, in the user's words; its own command line is the witness."""
         if self.machine is None:
             return ()
         accelerators: tuple[Accelerator, ...] = ("kvm", "tcg")
-        if arguments[1:] in [command(self.machine, self.api_socket, each)[1:] for each in accelerators]:
+        if arguments[1:] in [command(self.machine, self.files.api_socket, each)[1:] for each in accelerators]:
             return ()
+        if arguments and Path(arguments[0]).name != PROGRAM:
+            return (f"it runs under {Path(arguments[0]).name}",)
         vcpus, memory_bytes = started_with(arguments)
         named = []
         if vcpus != self.machine.vcpus:
@@ -117,7 +127,7 @@ class QemuProcess(Resource):
             if host.processes.wait(process, 0.02):
                 raise VmmError(f"QEMU ended as soon as it was started:\n{self._log_tail(host)}")
             try:
-                status = host.qmp.query(self.api_socket, "query-status", timeout_s=1.0)
+                status = host.qmp.query(self.files.api_socket, "query-status", timeout_s=1.0)
             except VmmError as error:
                 if time.monotonic() > deadline:
                     raise VmmError(f"QEMU does not answer {START_S:.0f} s after its start: {error}") from error
@@ -141,7 +151,7 @@ class QemuProcess(Resource):
         stage("shutting the guest down")
         keys = [{"type": "qcode", "data": code} for code in ("ctrl", "alt", "delete")]
         try:
-            host.qmp.execute(self.api_socket, "send-key", {"keys": keys})
+            host.qmp.execute(self.files.api_socket, "send-key", {"keys": keys})
         except VmmError:
             return host.processes.wait(process, 0.0)
         return host.processes.wait(process, GUEST_SHUTDOWN_S)

@@ -1,9 +1,7 @@
-"""Hostname, hosts, resolv.conf, tmpfs mounts, Ctrl-Alt-Del, and the guest modules that are always there."""
+"""Hostname, hosts, resolv.conf, tmpfs mounts, and the guest modules that are always there."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,6 @@ def test_base_files_are_these_bytes() -> None:  # seed S9
         "/etc/hostname": (b"web-1\n", 0o644, 0, 0),
         "/etc/hosts": (b"127.0.0.1 localhost\n127.0.1.1 web-1\n", 0o644, 0, 0),
         "/etc/resolv.conf": (b"nameserver 10.0.2.3\n", 0o644, 0, 0),
-        "/etc/systemd/system/ctrl-alt-del.target": (plugin.CTRL_ALT_DEL.encode(), 0o644, 0, 0),
     }
 
 
@@ -46,16 +43,6 @@ def test_base_fstab_loses_home_and_var_and_gets_tmpfs() -> None:  # seed S9
         "tmpfs /run tmpfs defaults,nodev,nosuid,mode=0755 0 0\n"
         "tmpfs /tmp tmpfs defaults,nodev,nosuid,mode=1777 0 0\n"
     )
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_base_ctrl_alt_del_is_a_unit_systemd_takes(tmp_path: Path) -> None:
-    unit = tmp_path / "ctrl-alt-del.target"
-    unit.write_text(plugin.CTRL_ALT_DEL)
-    checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
-    )
-    assert "ctrl-alt-del" not in checked.stderr and checked.returncode == 0, checked.stderr
 
 
 def run(module: str, sources: dict[str, bytes] | None = None, **options: Any) -> GuestConfig:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-VALUES = {"banger.types", "banger.identity", "banger.errors"}
+VALUES = {"banger.types", "banger.identity", "banger.scalars", "banger.errors"}
 DISKS = {"banger.rootdisk", "banger.diskfile", "banger.imagedirectory"}
 DECLARING = VALUES | DISKS | {"banger.hooks", "banger.needs", "banger.guestconfig", "banger.resource", "banger.host"}
 

@@ -19,6 +19,7 @@ from banger.testing import SimulatedHost
 FACETS = {
     "files": (contract.FilesView, contract.Files),
     "ext4": (contract.Ext4View, contract.Ext4),
+    "links": (contract.LinksView, contract.Links),
     "processes": (contract.ProcessesView, contract.Processes),
     "qmp": (contract.QmpView, contract.Qmp),
     "network": (contract.NetworkView, contract.NetworkView),

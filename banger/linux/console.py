@@ -1,0 +1,70 @@
+"""A VMM's endless output kept within bounds: its console, and what it writes to named pipes, by a relay of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from banger.linux import console_relay
+
+CONSOLE_BYTES = 2**20
+"""The most that is kept of each output; at least the newer half of it is always there."""
+_RELAY = Path(console_relay.__file__)
+
+
+@contextlib.contextmanager
+def relayed(console: Path, pipes: Mapping[Path, Path]) -> Iterator[int]:
+    """A descriptor to be a program's stdout, whose output ends up in `console`; see `banger.host.Processes.start`.
+
+    The relay is there before the block, so that the program finds a reader, and lives as long as the program does. If
+    the block fails, so that there is no program, it ends with it; killed on the way, so does it too.
+    """
+    with contextlib.ExitStack() as opened:
+        reading, writing = os.pipe()
+        opened.callback(os.close, writing)
+        with contextlib.ExitStack() as given:
+            given.callback(os.close, reading)
+            pairs = [(0, _file(console, given)), *((_pipe(each, given), _file(pipes[each], given)) for each in pipes)]
+            relay = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", _RELAY, str(CONSOLE_BYTES), console),
+                    *(f"{source}:{file}" for source, file in pairs),
+                ],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[descriptor for pair in pairs for descriptor in pair if descriptor],
+                cwd="/",
+                start_new_session=True,
+            )
+        try:
+            yield writing
+        except BaseException:
+            opened.close()
+            relay.wait()
+            raise
+        relay.returncode = 0  # it is meant to outlive this object; whoever waits for it reaps it
+
+
+def is_relay(arguments: list[bytes], console: Path) -> bool:
+    """Whether a command line is of this console's relay."""
+    return os.fsencode(_RELAY) in arguments and os.fsencode(console) in arguments
+
+
+def _file(path: Path, given: contextlib.ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    given.callback(os.close, descriptor)
+    return descriptor
+
+
+def _pipe(path: Path, given: contextlib.ExitStack) -> int:
+    """A new named pipe, fifo(7). Held for writing too, so that it has no end with whoever writes to it."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    given.callback(os.close, descriptor)
+    return descriptor
