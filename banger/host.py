@@ -421,8 +421,12 @@ class Processes(ProcessesView, Protocol):
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         """Whether it ended within the time."""
 
-    def end_console(self, console: Path) -> None:
-        """Once the process that was started with this console has ended: all it said is there, and nobody writes."""
+    def console_ended(self, console: Path, timeout_s: float) -> bool:
+        """Whether, within the time, nobody has this console any more, and all that was said is there.
+
+        One that somebody has tells of a process that `find` may not find yet: between fork(2) and execve(2) it has the
+        command line of whoever starts it.
+        """
 
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         """SIGKILL through a pidfd, and proof of death: returns only when it is gone, else raises Busy."""

@@ -136,7 +136,10 @@ class Guest:
         return False
 
     def address_of(self, ip: str, timeout_s: float = 5.0) -> str | None:
-        """Ask for an address, and hear whose it is. Asks again: a bridge takes a moment to see that a port is in use."""
+        """Ask for an address, and hear whose it is.
+
+        Asks again, because a bridge takes a moment to see that a port is in use.
+        """
         answers: list[str] = []
 
         def answer(frame: bytes) -> bool:

@@ -21,7 +21,7 @@ from tests.firecracker import firecracker_binaries
 _LOAD_ADDRESS = 0x100000
 _PAGE_BYTES = 0x1000
 _PAUSE = "b900000100 f390 e2fc"  # mov ecx, 0x10000; 1: pause; loop 1b
-_RESET = "b0fe e664 ebfa"  # mov al, 0xfe; 1: out 0x64, al; jmp 1b
+_RESET = "b0fe e664 ebfa"  # 1: mov al, 0xfe; out 0x64, al; jmp 1b
 _PROBE_S = 30.0
 
 DEAF = bytes.fromhex(f"{_PAUSE} ebf5")
@@ -30,7 +30,7 @@ POLITE = bytes.fromhex(f"{_PAUSE} e464 a801 74f1 {_RESET}")
 """It ends as soon as a key is pressed: in al, 0x64; test al, 1; jz to the pause."""
 SHORT_LIVED = bytes.fromhex(_RESET)
 """It ends at once."""
-TALKER = bytes.fromhex("66baf803 b30a b078 b150 ee fec9 75fb 88d8 ee ebf3")
+TALKER = bytes.fromhex("66baf803 b30a b078 b150 ee fec9 75fb 88d8 ee ebf2")
 """It says lines of 80 x without end: mov dx, 0x3f8; mov bl, 10; 1: mov al, 'x'; mov cl, 80; 2: out dx, al; dec cl;
 jnz 2b; mov al, bl; out dx, al; jmp 1b."""
 

@@ -1,8 +1,7 @@
-"""Block devices as places for file systems: their size, who has them open, and writing through to what is beneath."""
+"""Block devices as places for file systems: how large they are, and whether anybody has them open."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import time
@@ -12,7 +11,6 @@ from banger.errors import Busy
 from banger.linux.mapper import LinuxMapper
 
 _BY_NUMBER = Path("/sys/dev/block")
-_BLKFLSBUF = 0x1261  # linux/fs.h
 _BUSY_TIMEOUT_S = 1.0
 _PAUSE_S = 0.01
 
@@ -43,18 +41,3 @@ def refuse_open(path: Path) -> None:
         if time.monotonic() > deadline:
             raise Busy(f"{path} is in use", hint="stop the VM or unmount the disk")
         time.sleep(_PAUSE_S)
-
-
-def settle(path: Path) -> None:
-    """Write out what is cached of a device and forget it, so that who reads it next sees what it really holds.
-
-    Nothing for a file. Raises OSError where writing failed.
-    """
-    if not is_device(path):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-        fcntl.ioctl(descriptor, _BLKFLSBUF)
-    finally:
-        os.close(descriptor)

@@ -102,7 +102,7 @@ def change(disk: Path, commands: Sequence[str], checks: Sequence[str] = ()) -> l
     if not commands:
         return look(disk, checks)
     *said, closing = _run(disk, [*commands, *checks, _CLOSE], writing=True)
-    told = [*zip(commands, said, strict=False)]
+    told = [*zip(commands, said, strict=False), (_CLOSE, closing)]
     bad = [(command, text) for command, text in told if not _SILENT.fullmatch(text)]
     if bad:
         listed = "; ".join(f"`{command}`: {_text(text)}" for command, text in bad[:5])

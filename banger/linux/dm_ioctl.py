@@ -100,7 +100,7 @@ def call(
         while True:
             header = (*_VERSION, size, _HEADER.size, len(targets), 0, flags, udev_flags << 16, 0, 0)
             buffer = bytearray(_HEADER.pack(*header, encoded_name, encoded_uuid) + payload).ljust(size, b"\0")
-            fcntl.ioctl(control, _request(command), buffer)
+            fcntl.ioctl(control, request(command), buffer)
             answer = _answer(buffer)
             if not answer.flags & _BUFFER_FULL or size >= _LARGEST_BUFFER_BYTES:
                 return answer
@@ -109,8 +109,8 @@ def call(
         os.close(control)
 
 
-def _request(command: Command) -> int:
-    """_IOWR(0xfd, command, struct dm_ioctl), asm-generic/ioctl.h."""
+def request(command: Command) -> int:
+    """A command's ioctl number: _IOWR(0xfd, command, struct dm_ioctl), asm-generic/ioctl.h."""
     return 3 << 30 | _HEADER.size << 16 | 0xFD << 8 | command
 
 

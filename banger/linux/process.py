@@ -22,7 +22,6 @@ from banger.identity import ProcessIdentity
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
 _SCAN_S = 0.05
-_RELAY_S = 2.0
 
 
 class LinuxProcesses:
@@ -129,16 +128,18 @@ class LinuxProcesses:
             _reap(process)
         return ended
 
-    def end_console(self, console: Path) -> None:
-        """Wait for the relay that writes this console, which ends with its VMM; one that hangs is killed."""
+    def console_ended(self, console: Path, timeout_s: float) -> bool:
+        """Whether the relay that writes this console ends in time, which it does when its VMM has ended."""
         from banger.linux.console import is_relay
 
+        deadline = time.monotonic() + timeout_s
         for pid in self._mentioning(os.fsencode(console)):
             start_time = _start_time(pid)
             if start_time is not None and is_relay(_arguments(pid), console):
                 relay = ProcessIdentity(pid, start_time)
-                if not self.wait(relay, _RELAY_S):
-                    self.kill(relay)
+                if not self.wait(relay, deadline - time.monotonic()):
+                    return False
+        return True
 
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         """SIGKILL through a pidfd; returns only when it is gone, else raises Busy."""

@@ -124,9 +124,6 @@ class SimulatedHttp:
                 return self._vsock(config, body)
             case ["entropy"]:
                 config["entropy"] = {"rate_limiter": None, **body}
-            case ["metrics"]:
-                if self._host.files.status(Path(body["metrics_path"])) is None:
-                    return f"Metrics error: Cannot initialize the metrics system due to bad user input: {_MISSING}"
             case _:
                 return f"Invalid request method and/or path: PUT {path.removeprefix('/')}."
         return None

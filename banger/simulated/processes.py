@@ -100,8 +100,8 @@ class SimulatedProcesses:
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         return not any(each.alive and each.identity == process for each in self.all)
 
-    def end_console(self, console: Path) -> None:
-        """What was said is there at once."""
+    def console_ended(self, console: Path, timeout_s: float) -> bool:
+        return True
 
     def kill(self, process: ProcessIdentity, timeout_s: float = 5.0) -> None:
         with self._host.effect(f"processes.kill {process.pid}"):

@@ -93,6 +93,12 @@ FAULTS = (
     Fault(r"/dev/net/tun", "this user may not open /dev/net/tun", _AS_ROOT),
     Fault(r"Invalid interface name", "the tap's name is longer than 15 bytes", "give the network's tap a shorter one"),
     Fault(
+        r"MAC address is invalid",
+        "what the VM's card was given is not a card's address",
+        "let its network plugin give it one: banger vm delete this VM, and apply again",
+        VmmError,
+    ),
+    Fault(
         r"Unix socket: Address in use",
         "the VM's vsock socket is there already, and it is not this VMM's",
         "remove vsock.sock from the VM's directory",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from banger.errors import HostError, VmmError
+from banger.errors import Busy, HostError, VmmError
 from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
 from banger.types import VmFiles
@@ -25,6 +25,7 @@ OLDEST, NEXT_MAJOR = (1, 8), (2, 0)
 is used here (docs/RELEASE_POLICY.md: no incompatible change within a major version)."""
 GUEST_SHUTDOWN_S = 20.0
 """How long a guest may take to stop its services, before its machine is switched off."""
+KILL_S = 5.0
 START_S = 30.0
 """Its API answers after some 20 ms; more means a machine that is out of breath."""
 _NOT_STARTED, _RUNNING = "Not started", "Running"
@@ -150,7 +151,7 @@ class FirecrackerProcess(Resource):
         deadline = time.monotonic() + START_S
         while True:
             if host.processes.wait(process, 0.005):
-                host.processes.end_console(self.files.console_log)
+                host.processes.console_ended(self.files.console_log, KILL_S)
                 raise VmmError(f"Firecracker ended as soon as it was started:\n{self._log_tail(host)}")
             try:
                 return str(host.http.get(self.files.api_socket, "/version", timeout_s=1.0)["firecracker_version"])
@@ -190,8 +191,16 @@ class FirecrackerProcess(Resource):
         return host.processes.wait(process, self.shutdown_s)
 
     def _clean(self, host: Host) -> None:
-        """What a dead Firecracker leaves; another one could not start upon it."""
-        host.processes.end_console(self.files.console_log)
+        """What a dead Firecracker leaves; another one could not start upon it.
+
+        It is dead when nobody has its console: killed while starting one, we leave a process that becomes one yet.
+        """
+        deadline = time.monotonic() + KILL_S
+        while not host.processes.console_ended(self.files.console_log, 0.05):
+            if process := self._find(host, None):
+                host.processes.kill(process)
+            elif time.monotonic() > deadline:
+                raise Busy(f"somebody still writes to {self.files.console_log}", hint="see who: ps ax | grep console")
         for path in (self.files.api_socket, self.files.vsock_socket, *self._pipes):
             host.files.remove(path)
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from banger.errors import HostError, VmmError
+from banger.errors import Busy, HostError, VmmError
 from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
 from banger.types import Size, VmFiles
@@ -60,7 +60,7 @@ class QemuProcess(Resource):
         stage(f"starting QEMU ({accelerator})")
         process = self._find(host, None)
         if process is None:
-            host.files.remove(self.files.api_socket)  # a dead QEMU's; nobody answers on it
+            self._clean(host)  # a dead QEMU's socket, on which nobody answers
             process = host.processes.start(
                 command(self.machine, self.files.api_socket, accelerator),
                 log=self._log,
@@ -72,7 +72,7 @@ class QemuProcess(Resource):
             self._wait_until_running(host, process)
         except BaseException:
             host.processes.kill(process)
-            host.processes.end_console(self.files.console_log)
+            self._clean(host)
             raise
         return {**self._handle(process), "accelerator": accelerator}
 
@@ -90,7 +90,19 @@ class QemuProcess(Resource):
                 host.qmp.execute(self.files.api_socket, "quit")
             if not host.processes.wait(process, _QUIT_S):
                 host.processes.kill(process)
-        host.processes.end_console(self.files.console_log)
+        self._clean(host)
+
+    def _clean(self, host: Host) -> None:
+        """What a dead QEMU leaves.
+
+        It is dead when nobody has its console: killed while starting one, we leave a process that becomes one yet.
+        """
+        deadline = time.monotonic() + _QUIT_S
+        while not host.processes.console_ended(self.files.console_log, 0.05):
+            if process := self._find(host, None):
+                host.processes.kill(process)
+            elif time.monotonic() > deadline:
+                raise Busy(f"somebody still writes to {self.files.console_log}", hint="see who: ps ax | grep console")
         host.files.remove(self.files.api_socket)
 
     @property

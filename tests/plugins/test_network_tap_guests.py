@@ -205,14 +205,16 @@ def test_rules_of_every_kind_of_network_are_accepted(host: LinuxHost) -> None:
 def test_guest_is_heard_as_itself_and_as_nobody_else(host: LinuxHost, name: str) -> None:
     with guests(host, *ports(host, 2, netns=name)) as [guest, other]:
         assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
+        unasked = "172.16.0.99"  # so that no late answer is taken for one to what was forged
+        host.links.change(BRIDGE, addresses=[f"{BRIDGE_IP}/24", f"{unasked}/24"], netns=name)
         for forged in (
-            arp_request(other.mac, guest.ip, BRIDGE_IP),
-            arp_request(guest.mac, other.ip, BRIDGE_IP),
-            arp_request(guest.mac, guest.ip, BRIDGE_IP, claimed_mac=other.mac),
+            arp_request(other.mac, guest.ip, unasked),
+            arp_request(guest.mac, other.ip, unasked),
+            arp_request(guest.mac, guest.ip, unasked, claimed_mac=other.mac),
         ):
             guest.send(forged)
-            assert not guest.hears(is_arp(2, by=BRIDGE_IP), SILENCE_S)
-        assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
+            assert not guest.hears(is_arp(2, by=unasked), SILENCE_S)
+        assert guest.address_of(unasked) == BRIDGE_MAC
 
 
 def test_packets_with_anothers_address_are_dropped(host: LinuxHost, name: str) -> None:
@@ -396,6 +398,7 @@ def test_file_that_a_kill_left_in_the_place_of_a_namespace_is_no_hindrance(host:
         assert not (netns.NAMED / name).exists()
 
 
+@pytest.mark.skipif("BANGER_IN_LAB" in os.environ, reason="the lab's processor is emulated")
 def test_a_hundred_looks_at_a_healthy_port_are_quick(host: LinuxHost, name: str) -> None:
     (port,) = ports(host, 1, netns=name)
     create(host, port)

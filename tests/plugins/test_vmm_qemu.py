@@ -108,6 +108,15 @@ def test_command_of_a_tap_runs_no_scripts() -> None:
     assert values(argv, "-netdev") == ["tap,id=net0,ifname=bt-1,script=no,downscript=no"]
 
 
+def test_process_with_a_tap_runs_in_its_namespace_and_has_its_console_kept(host: SimulatedHost) -> None:
+    host.links.of["lab"] = host.links.of[""]
+    qemu(attachment=TapAttachment("bt-1", "lab")).create(host, {}, silently)
+    (process,) = host.processes.all
+    assert process.netns == "lab"
+    assert values(list(process.argv), "-chardev") == ["stdio,id=console,signal=off"]
+    assert host.files.status(VM.console_log) is not None
+
+
 def test_command_of_paths_with_commas_has_them_doubled() -> None:
     argv = command(replace(machine(), disks=(Disk(Path("/a,b/c")),)), VM.api_socket, "tcg")
     assert values(argv, "-drive")[0].endswith("file=/a,,b/c")
@@ -130,7 +139,7 @@ def test_process_is_absent_then_present_then_absent(host: SimulatedHost) -> None
     stages: list[str] = []
     handle = resource.create(host, {}, stages.append)
     assert stages == ["probing KVM", "starting QEMU (tcg)"]
-    assert {"pid", "start_time", "api_socket", "accelerator"} <= set(handle)
+    assert {"vmm", "pid", "start_time", "api_socket", "accelerator"} <= set(handle)
     assert resource.observe(host, handle) == Present(handle)
     resource.remove(host, handle, stages.append)
     assert stages[2:] == ["shutting the guest down"]
@@ -160,6 +169,16 @@ def test_process_whose_machine_was_changed_needs_a_restart_and_says_why(host: Si
     assert rewired.observe(host, handle) == Drifted(
         handle, ("its disks, network or kernel have changed",), in_place=False
     )
+
+
+def test_process_of_another_vmm_is_named(host: SimulatedHost) -> None:
+    argv = ["firecracker", "--api-sock", str(VM.api_socket)]
+    host.processes.start(argv, log=VM.directory / "log", cwd=VM.directory)
+    seen = qemu().observe(host, None)
+    assert isinstance(seen, Drifted)
+    assert (seen.differences, seen.in_place) == (("it runs under firecracker",), False)
+    qemu().remove(host, None, silently)
+    assert qemu().observe(host, None) == Absent()
 
 
 def test_process_that_is_already_gone_is_removed_with_its_socket(host: SimulatedHost) -> None:
@@ -214,12 +233,36 @@ def test_process_with_an_impossible_socket_path_asks_for_another_home(
 
 def test_handles_of_a_vmm_stand_for_a_process_that_can_be_removed(host: SimulatedHost) -> None:
     handle = qemu().create(host, {}, silently)
-    handles = {"web-1/vmm": handle, "web-1/root/upper": {}, "web-2/vmm": {"pid": 7}}
-    (resource,) = plugin.teardown_handles(VM, handles)
+    (resource,) = plugin.teardown_handles(VM, {"web-1/vmm": handle, "web-1/root/upper": {}})
     assert resource.key == "web-1/vmm"
     assert resource.observe(host, handle) == Present(handle)
     resource.remove(host, handle, silently)
     assert not any(process.alive for process in host.processes.all)
+
+
+def test_handles_that_are_only_announced_or_of_another_vmm() -> None:
+    (resource,) = plugin.teardown_handles(VM, {"web-1/vmm": {}})
+    assert resource.key == "web-1/vmm"
+    assert plugin.teardown_handles(VM, {"web-1/vmm": {"vmm": "firecracker"}}) == []
+    assert plugin.teardown_handles(replace(VM, vmm="firecracker"), {"web-1/vmm": {}}) == []
+    assert plugin.teardown_handles(VM, {"web-1/root/upper": {}}) == []
+
+
+def test_vm_that_is_to_be_jailed_is_a_problem() -> None:
+    assert plugin.validate_vm(VM, IMAGE) == []
+    assert plugin.validate_vm(replace(VM, vmm="firecracker", jailed=True), IMAGE) == []
+    (problem,) = plugin.validate_vm(replace(VM, jailed=True), IMAGE)
+    assert "QEMU has no jailer" in problem.message
+
+
+def test_needs_are_qemu_and_not_kvm() -> None:
+    host = SimulatedHost()
+    found = {need.name: need.check(host) for need in plugin.register_needs()}
+    assert all(finding.met for finding in found.values())
+    assert found["qemu version"].found.startswith("QEMU emulator version")
+    assert found["/dev/kvm"].found == "not there; guests are emulated, which is slow"
+    host.tools.missing.add("qemu-system-x86_64")
+    assert not any(need.check(host).met for need in plugin.register_needs() if need.name != "/dev/kvm")
 
 
 # --- for real ---

@@ -76,8 +76,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         require(reason, lab_only=True)
     home = tmp_path_factory.mktemp("m")
     image = lab_image()
-    (home / "images").mkdir()
-    (home / "images" / image.name).symlink_to(image)
+    (home / "images" / image.name).mkdir(parents=True)  # a kernel is unpacked into it, and the lab's own is read-only
+    for file in image.iterdir():
+        (home / "images" / image.name / file.name).symlink_to(file)
     made = Host(home)
     yield made
     made.run("vm", "delete", "web", "db", check=False)
