@@ -482,7 +482,6 @@ class ToolsView(Protocol):
     def kvm_boots(self, kernel: Path, initrd: Path) -> bool:
         """Whether a guest really boots under KVM here; found out once per host boot by booting one."""
 
-
     def vsock_proxy(self, socket: Path) -> str:
         """The ssh_config(5) ProxyCommand that reaches a guest's sshd over the VMM's vsock socket (ProxyUseFdpass)."""
 

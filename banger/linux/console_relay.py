@@ -50,8 +50,8 @@ def _append(file: int, data: bytes, most: int) -> None:
     try:
         size = os.fstat(file).st_size
         if size + len(data) > most:
-            newer = os.pread(file, most // 2, max(0, size - most // 2))
-            data = (newer[newer.find(b"\n") + 1 :] + data)[-most:]
+            data = (os.pread(file, most // 2, max(0, size - most // 2)) + data)[-most:]
+            data = data[data.find(b"\n", 0, len(data) // 2) + 1 :]
             os.ftruncate(file, 0)
         os.write(file, data)
     except OSError:

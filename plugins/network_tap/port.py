@@ -20,14 +20,9 @@ from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observatio
 
 from .addresses import refuse_overlap
 from .names import bridge_mac, bridge_name
+from .ownership import BRIDGE_ALIAS, NAMESPACE_ALIAS, can_go, is_our_namespace, is_ours, unused_networks
 from .rules import Port, Rules, ports_of
 
-NAMESPACE_ALIAS = "made by banger"
-"""On `lo` of a namespace that is ours to remove."""
-_BRIDGE_ALIAS = "banger network "
-_FALLBACK_KINDS = frozenset({
-    "erspan", "gre", "gretap", "ip6erspan", "ip6gre", "ip6gretap", "ip6tnl", "ipip", "sit", "vti", "vti6",
-})  # fmt: skip
 _EMPTY = NetworkState({}, {}, forwards=False)
 
 
@@ -66,7 +61,7 @@ class TapPort(Resource):
         left = [
             netns
             for netns, state in self._elsewhere(host).items()
-            if self.port.device in state.links or _unused(state) or (netns and _can_go(state))
+            if self.port.device in state.links or unused_networks(state) or (netns and can_go(state))
         ]
         for netns in (self.netns, *left):
             with _locked(host, netns):
@@ -97,7 +92,7 @@ class TapPort(Resource):
         bridge = state.links.get(self.bridge)
         port = self.port
         found = []
-        if bridge is None or not _is_ours(bridge, self.port.network):
+        if bridge is None or not is_ours(bridge, self.port.network):
             found.append(f"its bridge {self.bridge} is not there")
         else:
             if tap.master != self.bridge:
@@ -116,7 +111,7 @@ class TapPort(Resource):
             found.append(self._changed(Port.read(tap.name, tap.alias)))
         elif not any(self.rules(each).in_force(state) for each in _settled(state, port)):
             found.append(f"the firewall rules of {port.network} are not in force")
-        elif port.nat and not state.forwards and _is_our_namespace(state):
+        elif port.nat and not state.forwards and is_our_namespace(state):
             found.append(f"net.ipv4.ip_forward is off in {_place(self.netns)}")
         return tuple(found)
 
@@ -167,14 +162,14 @@ class TapPort(Resource):
         """Raise HostError for what stands in the way, before anything is touched."""
         there = state or _EMPTY
         bridge, tap = there.links.get(self.bridge), there.links.get(self.port.device)
-        if bridge and not _is_ours(bridge, self.port.network):
+        if bridge and not is_ours(bridge, self.port.network):
             raise _taken(self.bridge, self.netns)
         if tap and tap.kind != "tap":
             raise _taken(tap.name, self.netns)
         if bridge is None or self.port.bridge_address not in bridge.addresses:
             subnet = IPv4Interface(self.port.address).network
             refuse_overlap(host, self.port.network, subnet, self.netns)
-        if self.port.nat and state and not state.forwards and not _is_our_namespace(state):
+        if self.port.nat and state and not state.forwards and not is_our_namespace(state):
             inside = f"ip netns exec {self.netns} " if self.netns else ""
             raise HostError(
                 f"the network '{self.port.network}' has nat, and {_place(self.netns)} does not forward packets",
@@ -204,7 +199,7 @@ class TapPort(Resource):
         state = self._now(host)
         bridge = state.links[self.bridge]
         addresses = _bridge_addresses(ports_of(state, self.port.network))
-        alias = _BRIDGE_ALIAS + self.port.network
+        alias = BRIDGE_ALIAS + self.port.network
         if (set(bridge.addresses), bridge.alias, bridge.up) != (set(addresses), alias, True):
             host.links.change(self.bridge, alias=alias, addresses=addresses, up=True, netns=self.netns)
 
@@ -224,9 +219,11 @@ class TapPort(Resource):
         if tap and tap.kind == "tap":
             self._take_tap(host, netns, state, tap)
         state = links.look(netns) or _EMPTY
-        for network in sorted({*_unused(state), *([] if ports_of(state, self.port.network) else [self.port.network])}):
+        for network in sorted(
+            {*unused_networks(state), *([] if ports_of(state, self.port.network) else [self.port.network])}
+        ):
             _take_network(host, netns, state, network)
-        if netns and _can_go(links.look(netns) or _EMPTY):
+        if netns and can_go(links.look(netns) or _EMPTY):
             links.remove_namespace(netns)
 
     def _take_tap(self, host: Host, netns: str, state: NetworkState, tap: Link) -> None:
@@ -239,7 +236,7 @@ class TapPort(Resource):
             if not rules.in_force(state):
                 host.links.load_rules(rules.text(), netns=netns)
             bridge, addresses = state.links.get(rules.bridge), _bridge_addresses(rest)
-            if bridge and _is_ours(bridge, was.network) and set(bridge.addresses) != set(addresses):
+            if bridge and is_ours(bridge, was.network) and set(bridge.addresses) != set(addresses):
                 host.links.change(bridge.name, addresses=addresses, netns=netns)
         host.links.remove(tap.name, netns=netns)
 
@@ -249,7 +246,7 @@ def _take_network(host: Host, netns: str, state: NetworkState, network: str) -> 
     if set(rules.tables) & set(state.tables):
         host.links.load_rules(rules.removal(), netns=netns)
     bridge = state.links.get(rules.bridge)
-    if bridge and _is_ours(bridge, network):
+    if bridge and is_ours(bridge, network):
         host.links.remove(bridge.name, netns=netns)
 
 
@@ -258,33 +255,9 @@ def _bridge_addresses(ports: Sequence[Port]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(port.bridge_address for port in ports))
 
 
-def _unused(state: NetworkState) -> list[str]:
-    """The networks of ours that have a bridge and no port."""
-    named = [(link, link.alias.removeprefix(_BRIDGE_ALIAS)) for link in state.links.values()]
-    return [network for link, network in named if _is_ours(link, network) and not ports_of(state, network)]
-
-
-def _can_go(state: NetworkState) -> bool:
-    """Whether a namespace is ours and has nothing in it: neither networks of ours, nor what somebody put there."""
-    return _is_our_namespace(state) and not any(map(_is_somebodys, state.links.values()))
-
-
-def _is_ours(bridge: Link, network: str) -> bool:
-    return bridge.kind == "bridge" and bridge.mac == bridge_mac(network)
-
-
-def _is_somebodys(link: Link) -> bool:
-    """Not `lo`, nor one of those that the kernel puts into every new namespace, which are down."""
-    return link.name != "lo" and (link.up or link.kind not in _FALLBACK_KINDS)
-
-
 def _settled(state: NetworkState, port: Port) -> tuple[list[Port], list[Port]]:
     """The ports that the rules may be of: all that are there, or all that are up."""
     return ports_of(state, port.network), ports_of(state, port.network, up=True)
-
-
-def _is_our_namespace(state: NetworkState) -> bool:
-    return "lo" in state.links and state.links["lo"].alias == NAMESPACE_ALIAS
 
 
 def _locked(host: Host, netns: str) -> AbstractContextManager[None]:

@@ -9,6 +9,8 @@ All of it is found by the VM's id and the overlay's path alone. The loops go by 
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +122,23 @@ class Snapshot(Resource):
         share = 100 * usage.used_bytes / usage.total_bytes
         return {"overlay": f"{human(usage.used_bytes)} of {human(usage.total_bytes)} ({share:.1f}%)"}
 
+    def by_hand(self) -> Sequence[str]:
+        """The loops' numbers are not known before they are there, so the shell is to fill them in."""
+        if self.overlay is None:
+            return ()
+        image, size_bytes = self.overlay.image, self.overlay.root_disk_bytes // CHUNK_BYTES * CHUNK_BYTES
+        commands = [
+            f"base=$(losetup --find --show --read-only {shlex.quote(str(image.rootfs))})",
+            f"cow=$(losetup --find --show {shlex.quote(str(self.cow))})",
+        ]
+        origin = "$base"
+        if size_bytes > image.facts.rootfs_bytes:
+            origin = f"/dev/mapper/{self._base_name}"
+            table = "\\n".join(map(str, _base_table("$base", image.facts.rootfs_bytes, size_bytes)))
+            commands.append(f'printf "{table}" | dmsetup create {self._base_name} --readonly')
+        (target,) = _snapshot_table(origin, "$cow", size_bytes)
+        return (*commands, f'dmsetup create {self.name} --table "{target}"')
+
     @property
     def _base_name(self) -> str:
         return f"{self.name}-base"
@@ -130,7 +149,7 @@ class Snapshot(Resource):
     def _map(self, host: Host, origin: LoopDevice, cow: LoopDevice, size_bytes: int) -> None:
         number = origin.number
         if size_bytes > origin.size_bytes:
-            table = _base_table(origin, size_bytes)
+            table = _base_table(origin.number, origin.size_bytes, size_bytes)
             number = host.mapper.create(self._base_name, table, uuid=self._uuid(self._base_name), read_only=True).number
         host.mapper.create(self.name, _snapshot_table(number, cow.number, size_bytes), uuid=self._uuid(self.name))
 
@@ -177,7 +196,10 @@ class Snapshot(Resource):
             return (f"root_disk {Size(device.size_bytes)} -> {Size(size_bytes)}",)
         larger = size_bytes > origin.size_bytes
         number = base.number if base and larger else origin.number
-        expected = _base_table(origin, size_bytes) if larger else (), _snapshot_table(number, cow.number, size_bytes)
+        expected = (
+            _base_table(origin.number, origin.size_bytes, size_bytes) if larger else (),
+            _snapshot_table(number, cow.number, size_bytes),
+        )
         if (base.table if base else (), device.table) != expected:
             return ("its devices are put together differently",)
         if problem := self._condition(host):
@@ -221,11 +243,11 @@ class Snapshot(Resource):
         return {"dm_name": self.name} | {word: str(device.path) for word, device in devices.items() if device}
 
 
-def _base_table(origin: LoopDevice, size_bytes: int) -> tuple[Target, ...]:
+def _base_table(origin: str, image_bytes: int, size_bytes: int) -> tuple[Target, ...]:
     """The image, and zeros up to the disk's size."""
-    image_sectors = origin.size_bytes // _SECTOR_BYTES
+    image_sectors = image_bytes // _SECTOR_BYTES
     more_sectors = size_bytes // _SECTOR_BYTES - image_sectors
-    return (Target(0, image_sectors, "linear", f"{origin.number} 0"), Target(image_sectors, more_sectors, "zero"))
+    return (Target(0, image_sectors, "linear", f"{origin} 0"), Target(image_sectors, more_sectors, "zero"))
 
 
 def _snapshot_table(origin: str, cow: str, size_bytes: int) -> tuple[Target, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from banger.errors import PlaybookError
 from banger.hooks import hookimpl
@@ -10,6 +11,7 @@ from banger.host import HostView
 from banger.needs import Finding, Need, device, program
 from banger.resource import Handle, Resource
 from banger.types import Disk, Image, Problem, TapAttachment, UserAttachment, Vm, VmFiles
+from banger.vmmprocess import has_handle_of
 
 from .kernel import KernelElf
 from .machine import Machine
@@ -69,19 +71,17 @@ def launch_vmm(
         vsock_cid=vm.vsock_cid,
         vsock_socket=vm.vsock_socket,
     )
-    process = FirecrackerProcess(
-        vm.vmm_key, vm.id, VmFiles(vm.directory), (*needs, kernel.key), machine, attachment.netns
-    )
-    return [kernel, process]
+    return [kernel, replace(_process(vm), needs=(*needs, kernel.key), netns=attachment.netns, machine=machine)]
 
 
 @hookimpl
 def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
     """Also of a handle that is only announced, which says nothing yet."""
-    announced = handles.get(vm.vmm_key)
-    if announced is None or announced.get("vmm", vm.vmm) != NAME:
-        return []
-    return [FirecrackerProcess(vm.vmm_key, vm.id, VmFiles(vm.directory))]
+    return [_process(vm)] if has_handle_of(NAME, vm, handles) else []
+
+
+def _process(vm: Vm) -> FirecrackerProcess:
+    return FirecrackerProcess(vm.vmm_key, VmFiles(vm.directory), vm_id=vm.id)
 
 
 def _no_user_network(vm: Vm) -> Problem:

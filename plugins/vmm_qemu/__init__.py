@@ -9,6 +9,7 @@ from banger.host import HostView
 from banger.needs import Finding, Need, device, program
 from banger.resource import Handle, Resource
 from banger.types import Disk, Image, Problem, TapAttachment, UserAttachment, Vm, VmFiles
+from banger.vmmprocess import has_handle_of
 
 from .machine import PROGRAM, Machine
 from .process import NAME, QemuProcess
@@ -51,16 +52,13 @@ def launch_vmm(
         attachment=attachment,
     )
     netns = attachment.netns if isinstance(attachment, TapAttachment) else ""
-    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory), needs, machine, netns)]
+    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory), needs, netns, machine=machine)]
 
 
 @hookimpl
 def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
     """Also of a handle that is only announced, which says nothing yet."""
-    announced = handles.get(vm.vmm_key)
-    if announced is None or announced.get("vmm", vm.vmm) != NAME:
-        return []
-    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory))]
+    return [QemuProcess(vm.vmm_key, VmFiles(vm.directory))] if has_handle_of(NAME, vm, handles) else []
 
 
 def _version(host: HostView) -> Finding:

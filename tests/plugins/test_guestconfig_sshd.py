@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,32 @@ def test_sshd_authorized_keys_have_the_modes_that_strict_modes_wants() -> None: 
     found = files(builder)["/root/.ssh/authorized_keys"]
     assert (found.content, found.mode, found.uid, found.gid) == (f"{KEY}\n".encode(), 0o600, 0, 0)
     assert builder.directories() == (Node("/root/.ssh", "directory", 0o700),)
+
+
+def test_sshd_by_vsock_is_a_socket_that_starts_one_for_each_connection() -> None:
+    found = files(contributed())
+    socket = found["/etc/systemd/system/banger-vsock-ssh.socket"].content.decode()
+    assert "ListenStream=vsock::22\nAccept=yes\n" in socket
+    assert "ConditionKernelCommandLine=banger.vsock\n" in socket
+    service = found["/etc/systemd/system/banger-vsock-ssh@.service"].content.decode()
+    assert "ExecStart=-/usr/sbin/sshd -i\nStandardInput=socket\n" in service
+    pull_in = found["/etc/systemd/system/sockets.target.d/10-banger-vsock-ssh.conf"].content
+    assert pull_in == b"[Unit]\nWants=banger-vsock-ssh.socket\n"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_sshd_by_vsock_is_units_that_systemd_takes(tmp_path: Path) -> None:
+    units = {path: file for path, file in files(contributed()).items() if "banger-vsock-ssh" in Path(path).name}
+    for path, file in units.items():
+        (tmp_path / Path(path).name).write_bytes(file.content)
+    names = ("banger-vsock-ssh.socket", "banger-vsock-ssh@.service")
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "banger-vsock-ssh" not in checked.stderr, checked.stderr
 
 
 def test_sshd_without_any_key_writes_an_empty_list() -> None:

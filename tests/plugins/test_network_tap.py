@@ -13,7 +13,8 @@ from typing import Any
 import banger_network_tap as plugin
 import pytest
 from banger_network_tap.names import bridge_mac, bridge_name, tap_name
-from banger_network_tap.port import NAMESPACE_ALIAS, TapPort
+from banger_network_tap.ownership import NAMESPACE_ALIAS
+from banger_network_tap.port import TapPort
 from banger_network_tap.rules import Port, Rules
 from hypothesis import given
 from hypothesis import strategies as st

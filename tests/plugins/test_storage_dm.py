@@ -597,3 +597,20 @@ def test_needs_name_what_is_missing_and_the_command_that_mends_it(host: Simulate
     finding = targets.check(host)
     assert (finding.met, finding.found) == (False, "not there: snapshot, zero")
     assert finding.cure == "modprobe -a dm_snapshot dm_zero"
+
+
+def test_dry_run_tells_the_commands_that_would_make_it(machine: Vm, image: Image) -> None:
+    _, snapshot, _ = resources(replace(machine, root_disk_bytes=IMAGE_BYTES), image)
+    sectors = IMAGE_BYTES // 512
+    assert list(snapshot.by_hand()) == [
+        f"base=$(losetup --find --show --read-only {image.rootfs})",
+        f"cow=$(losetup --find --show {machine.root_overlay})",
+        f'dmsetup create {snapshot.name} --table "0 {sectors} snapshot $base $cow PO 8"',
+    ]
+    _, snapshot, _ = resources(replace(machine, root_disk_bytes=2 * IMAGE_BYTES), image)
+    base, last = list(snapshot.by_hand())[2:]
+    assert base == (
+        f'printf "0 {sectors} linear $base 0\\n{sectors} {sectors} zero" | '
+        f"dmsetup create {snapshot.name}-base --readonly"
+    )
+    assert last.endswith(f'"0 {2 * sectors} snapshot /dev/mapper/{snapshot.name}-base $cow PO 8"')

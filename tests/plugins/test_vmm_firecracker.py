@@ -297,7 +297,8 @@ def _host() -> SimulatedHost:
 def started(host: SimulatedHost, vm: Vm = VM) -> Handle:
     kernel, process = resources(vm)
     kernel.create(host, {}, silently)
-    return process.create(host, {}, silently)
+    handle: Handle = process.create(host, {}, silently)
+    return handle
 
 
 def left(host: SimulatedHost) -> list[str]:

@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 
 VALUES = {"banger.types", "banger.identity", "banger.scalars", "banger.errors"}
 DISKS = {"banger.rootdisk", "banger.diskfile", "banger.imagedirectory"}
-DECLARING = VALUES | DISKS | {"banger.hooks", "banger.needs", "banger.guestconfig", "banger.resource", "banger.host"}
+DECLARING = (
+    VALUES
+    | DISKS
+    | {"banger.vmmprocess", "banger.hooks", "banger.needs", "banger.guestconfig", "banger.resource", "banger.host"}
+)
 
 # What each room may import of ours; the most particular name wins.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.imagedirectory": VALUES | {"banger.host", "banger.resource"},
     "banger.diskfile": VALUES | {"banger.host", "banger.resource"},
     "banger.rootdisk": VALUES | {"banger.host", "banger.resource", "banger.diskfile"},
+    "banger.vmmprocess": VALUES | {"banger.host", "banger.resource"},
     "banger.needs": {"banger.host"},
     "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.needs", "banger.resource"},
     "banger.linux": VALUES | {"banger.linux", "banger.host"},
