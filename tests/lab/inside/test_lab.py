@@ -55,6 +55,7 @@ def _mapped(name: str, table: str) -> Iterator[Path]:
         yield Path("/dev/mapper") / name
     finally:
         _run("dmsetup", "remove", "--retry", "--noudevsync", "--noudevrules", name)
+        _run("dmsetup", "mknodes")  # without udev the name stays behind
 
 
 def test_snapshot_takes_writes_and_leaves_its_origin_as_it_was(tmp_path: Path) -> None:
