@@ -191,6 +191,15 @@ class Files(FilesView, Protocol):
     def rename(self, source: Path, destination: Path) -> None:
         """Replaces the destination in one step and makes it durable."""
 
+    def link(self, target: Path, path: Path) -> None:
+        """Make a symbolic link to `target` at `path`, in place of one that is there."""
+
+    def share(self, source: Path, path: Path, owner: int) -> None:
+        """Make a second name for a file (link(2)) or a block device (mknod(2)), and make it `owner`'s."""
+
+    def give(self, path: Path, owner: int) -> None:
+        """Make a file or directory belong to this user id and the group of the same number."""
+
 
 class LoopsView(Protocol):
     """Looking at loop devices."""
@@ -410,12 +419,14 @@ class Processes(ProcessesView, Protocol):
         netns: str = "",
         console: Path | None = None,
         pipes: Mapping[Path, Path] | None = None,
+        owner: int | None = None,
     ) -> ProcessIdentity:
         """Start a process of its own session that outlives us, output appended to `log`.
 
         `netns`: the network namespace (ip-netns(8)) it runs in; empty: ours. `console`: where its stdout goes instead,
         of which only the newest part is kept, a megabyte or so. `pipes`: named pipes (fifo(7)) made for it, by each
-        the file that what it writes there is kept in likewise; whoever ends the process removes them.
+        the file that what it writes there is kept in likewise; whoever ends the process removes them. `owner`: the
+        user id that may open the pipes; None: ours.
         """
 
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:

@@ -188,6 +188,10 @@ class HostKey:
     public: str
 
 
+_JAIL_UIDS = range(0x70000000, 0x7FFFFFFF)
+"""What systemd's list of user ids (UIDS-GIDS.md) leaves to nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class VmFiles:
     """Where a VM's files lie: all in its directory, under names that are written here and nowhere else."""
@@ -219,6 +223,11 @@ class VmFiles:
     @property
     def metrics(self) -> Path:
         return self.directory / "metrics.json"
+
+    @property
+    def jail(self) -> Path:
+        """The directory that a jailed VMM's root directory is in; there while it runs."""
+        return self.directory / "jail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +267,11 @@ class Vm(VmFiles):
     @property
     def vmm_key(self) -> str:
         return f"{self.name}/vmm"
+
+    @property
+    def vmm_uid(self) -> int | None:
+        """The user and group id that its VMM runs as, nobody else's; None: ours."""
+        return _JAIL_UIDS[int(self.id, 16) % len(_JAIL_UIDS)] if self.jailed else None
 
 
 @dataclass(frozen=True, slots=True)

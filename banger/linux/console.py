@@ -17,7 +17,7 @@ _RELAY = Path(console_relay.__file__)
 
 
 @contextlib.contextmanager
-def relayed(console: Path, pipes: Mapping[Path, Path]) -> Iterator[int]:
+def relayed(console: Path, pipes: Mapping[Path, Path], owner: int | None = None) -> Iterator[int]:
     """A descriptor to be a program's stdout, whose output ends up in `console`; see `banger.host.Processes.start`.
 
     The relay is there before the block, so that the program finds a reader, and lives as long as the program does. If
@@ -28,7 +28,10 @@ def relayed(console: Path, pipes: Mapping[Path, Path]) -> Iterator[int]:
         opened.callback(os.close, writing)
         with contextlib.ExitStack() as given:
             given.callback(os.close, reading)
-            pairs = [(0, _file(console, given)), *((_pipe(each, given), _file(pipes[each], given)) for each in pipes)]
+            pairs = [
+                (0, _file(console, given)),
+                *((_pipe(each, owner, given), _file(pipes[each], given)) for each in pipes),
+            ]
             relay = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", _RELAY, str(CONSOLE_BYTES), console),
@@ -61,10 +64,12 @@ def _file(path: Path, given: contextlib.ExitStack) -> int:
     return descriptor
 
 
-def _pipe(path: Path, given: contextlib.ExitStack) -> int:
+def _pipe(path: Path, owner: int | None, given: contextlib.ExitStack) -> int:
     """A new named pipe, fifo(7). Held for writing too, so that it has no end with whoever writes to it."""
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
+    if owner is not None:
+        os.chown(path, owner, owner)
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     given.callback(os.close, descriptor)
     return descriptor

@@ -21,6 +21,7 @@ _CURES = {
     errno.EDQUOT: "make room in your quota on that file system",
     errno.EACCES: "run as the user who owns it, or choose another directory with BANGER_HOME",
     errno.EPERM: "run as the user who owns it, or choose another directory with BANGER_HOME",
+    errno.EXDEV: "keep the VMs and what they are made of on one file system",
     errno.EROFS: "choose a directory on a writable file system with BANGER_HOME",
 }
 
@@ -106,6 +107,28 @@ class LinuxFiles:
         with _explained(f"rename {source} to {destination}"):
             source.replace(destination)
             sync(destination.parent)
+
+    def link(self, target: Path, path: Path) -> None:
+        """Make a symbolic link to `target` at `path`, in place of one that is there."""
+        with _explained(f"link {path} to {target}"):
+            if path.is_symlink():
+                path.unlink()
+            path.symlink_to(target)
+
+    def share(self, source: Path, path: Path, owner: int) -> None:
+        """Make a second name for a file (link(2)) or a block device (mknod(2)), and make it `owner`'s."""
+        with _explained(f"make {path}, another name for {source}"):
+            found = source.stat()
+            if stat.S_ISBLK(found.st_mode):
+                os.mknod(path, stat.S_IFBLK | 0o600, found.st_rdev)
+            else:
+                path.hardlink_to(source.resolve())
+            os.chown(path, owner, owner)
+
+    def give(self, path: Path, owner: int) -> None:
+        """Make a file or directory belong to this user id and the group of the same number."""
+        with _explained(f"give {path} to the user {owner}"):
+            os.chown(path, owner, owner, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ class LinuxProcesses:
         netns: str = "",
         console: Path | None = None,
         pipes: Mapping[Path, Path] | None = None,
+        owner: int | None = None,
     ) -> ProcessIdentity:
         """Start a process of its own session that outlives us: stdin is /dev/null, output is appended to `log`.
 
@@ -88,7 +89,7 @@ class LinuxProcesses:
         try:
             with (
                 log.open("ab") as output,
-                relayed(console, pipes or {}) if console else contextlib.nullcontext(output.fileno()) as stdout,
+                relayed(console, pipes or {}, owner) if console else contextlib.nullcontext(output.fileno()) as stdout,
             ):
                 child = call_inside(
                     netns,

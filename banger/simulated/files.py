@@ -35,6 +35,8 @@ class File:
     padding_bytes: int = 0
     """A hole at the end, of a file that was allocated larger than its content."""
     store: Store | None = None
+    target: Path | None = None
+    """Of a symbolic link."""
 
     @property
     def size_bytes(self) -> int:
@@ -42,10 +44,14 @@ class File:
 
 
 class SimulatedFiles:
-    """`banger.host.Files` in memory. `reflinks`: whether copies share extents."""
+    """`banger.host.Files` in memory.
+
+    `reflinks`: whether copies share extents; `owners`: whose what was given away is.
+    """
 
     def __init__(self, host: SimulatedHost) -> None:
         self.reflinks = False
+        self.owners: dict[Path, int] = {}
         self._host = host
         self._files: dict[Path, File] = {}
         self._directories: dict[Path, int] = {Path("/"): 0o755, Path("/tmp"): 0o777}
@@ -137,6 +143,29 @@ class SimulatedFiles:
                 self._files[destination / path.relative_to(source)] = self._files.pop(path)
             for path in [each for each in self._directories if each.is_relative_to(source)]:
                 self._directories[destination / path.relative_to(source)] = self._directories.pop(path)
+
+    def link(self, target: Path, path: Path) -> None:
+        with self._host.effect(f"files.link {path}"):
+            self.put(path, b"").target = target
+
+    def share(self, source: Path, path: Path, owner: int) -> None:
+        with self._host.effect(f"files.share {path}"):
+            self._require_parent(path)
+            if path in self._files:
+                raise BangerError(f"cannot make {path}, another name for {source}: File exists")
+            if self._host.mapper.size_bytes(source) is not None:
+                self.put(path, b"")
+            elif source in self._files:
+                self._files[path] = self._files[source]
+            else:
+                raise BangerError(f"cannot make {path}, another name for {source}: No such file or directory")
+            self.owners[path] = owner
+
+    def give(self, path: Path, owner: int) -> None:
+        with self._host.effect(f"files.give {path}"):
+            if self.status(path) is None:
+                raise BangerError(f"cannot give {path} to the user {owner}: No such file or directory")
+            self.owners[path] = owner
 
     def put(self, path: Path, content: bytes | Tree, mode: int = 0o600) -> File:
         """A new file in place of what was there; no effect is counted."""

@@ -86,13 +86,18 @@ class SimulatedHttp:
         """The one that listens there. Raises VmmError when none does, or it does not answer."""
         identity = self._host.processes.find(str(socket))
         process = next((each for each in self._host.processes.all if each.identity == identity), None)
-        if process is None or socket in self.deaf or "--api-sock" not in process.argv:
+        listens = process is not None and self._target(socket) in process.sockets and "--api-sock" in process.argv
+        if process is None or socket in self.deaf or not listens:
             raise VmmError(f"nobody answered {what} on {socket}: [Errno 111] Connection refused")
         known = next((each for each in self._microvms if each.process is process), None)
         if known is None:
             known = Microvm(process)
             self._microvms.append(known)
         return known
+
+    def _target(self, socket: Path) -> Path:
+        file = self._host.files.file(socket)
+        return file.target if file is not None and file.target is not None else socket
 
     def uses(self, disk: Path) -> bool:
         """Whether a live one was given this disk."""
@@ -115,13 +120,13 @@ class SimulatedHttp:
                     )
                 config["machine-config"] = {**_MACHINE_DEFAULTS, **body}
             case ["boot-source"]:
-                return self._boot_source(config, body)
+                return self._boot_source(microvm, body)
             case ["drives", name]:
-                return self._drive(config, name, body)
+                return self._drive(microvm, name, body)
             case ["network-interfaces", name]:
                 return self._card(microvm, name, body)
             case ["vsock"]:
-                return self._vsock(config, body)
+                return self._vsock(microvm, body)
             case ["entropy"]:
                 config["entropy"] = {"rate_limiter": None, **body}
             case _:
@@ -154,7 +159,7 @@ class SimulatedHttp:
                 "Permission denied (os error 13) Make sure the user launching the firecracker process is \\\n"
                 "configured on the /dev/kvm file's ACL."
             )
-        if not self._host.files.read(Path(kernel)).startswith(b"\x7fELF"):
+        if not self._host.files.read(microvm.process.inside(Path(kernel))).startswith(b"\x7fELF"):
             return (
                 "Start microvm error: System configuration error: Cannot load kernel due to invalid memory "
                 "configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: "
@@ -163,28 +168,28 @@ class SimulatedHttp:
         microvm.state = RUNNING
         return None
 
-    def _boot_source(self, config: dict[str, Any], body: Mapping[str, Any]) -> str | None:
-        if self._host.files.status(Path(body["kernel_image_path"])) is None:
+    def _boot_source(self, microvm: Microvm, body: Mapping[str, Any]) -> str | None:
+        if not self._finds(microvm, body["kernel_image_path"]):
             return f"Boot source error: The kernel file cannot be opened: {_MISSING}"
-        if body.get("initrd_path") and self._host.files.status(Path(body["initrd_path"])) is None:
+        if body.get("initrd_path") and not self._finds(microvm, body["initrd_path"]):
             return (
                 "Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. "
                 + _MISSING
             )
-        config["boot-source"] = {"initrd_path": None, "boot_args": None, **body}
+        microvm.config["boot-source"] = {"initrd_path": None, "boot_args": None, **body}
         return None
 
-    def _drive(self, config: dict[str, Any], name: str, body: Mapping[str, Any]) -> str | None:
+    def _drive(self, microvm: Microvm, name: str, body: Mapping[str, Any]) -> str | None:
         path = body["path_on_host"]
         if body["drive_id"] != name:
             return "The id from the path does not match the id from the body!"
-        if self._host.files.status(Path(path)) is None:
+        if not self._finds(microvm, path):
             return (
                 "Drive config error: Unable to create the virtio block device: Virtio backend error: "
                 f"Error manipulating the backing file: {_MISSING} {path}"
             )
-        others = [drive for drive in config["drives"] if drive["drive_id"] != name]
-        config["drives"] = [*others, {**_DRIVE_DEFAULTS, "rate_limiter": None, "socket": None, **body}]
+        others = [drive for drive in microvm.config["drives"] if drive["drive_id"] != name]
+        microvm.config["drives"] = [*others, {**_DRIVE_DEFAULTS, "rate_limiter": None, "socket": None, **body}]
         return None
 
     def _card(self, microvm: Microvm, name: str, body: Mapping[str, Any]) -> str | None:
@@ -202,16 +207,19 @@ class SimulatedHttp:
         microvm.config["network-interfaces"] = [*kept, {"guest_mac": None, **limits, **body}]
         return None
 
-    def _vsock(self, config: dict[str, Any], body: Mapping[str, Any]) -> str | None:
-        path = Path(body["uds_path"])
+    def _vsock(self, microvm: Microvm, body: Mapping[str, Any]) -> str | None:
+        path = microvm.process.inside(Path(body["uds_path"]))
         error = "Vsock config error: Cannot create backend for vsock device: Error binding to the host-side Unix socket"
         if self._host.files.status(path) is not None:
             return f"{error}: Address in use (os error 98)"
         if self._host.files.status(path.parent) is None:
             return f"{error}: {_MISSING}"
         self._host.files.put(path, b"")
-        config["vsock"] = dict(body)
+        microvm.config["vsock"] = dict(body)
         return None
+
+    def _finds(self, microvm: Microvm, path: str) -> bool:
+        return self._host.files.status(microvm.process.inside(Path(path))) is not None
 
 
 def _value_of(argv: tuple[str, ...], option: str) -> str | None:

@@ -30,14 +30,21 @@ class SimulatedProcess:
     argv: tuple[str, ...]
     alive: bool = True
     netns: str = ""
+    root: Path = Path("/")
+    """Its root directory, chroot(2); a socket of its is below it."""
     taps: set[str] = field(default_factory=set)
     """What it was given after its start; a tap in its command line it has anyway."""
 
     @property
     def sockets(self) -> list[Path]:
         """What its command line makes it listen on (`unix:PATH`, `socket,…,path=PATH`, `--api-sock PATH`)."""
-        named = [Path(match[1]) for argument in self.argv if (match := _SOCKET.search(argument))]
-        return named + [Path(path) for option, path in pairwise(self.argv) if option == "--api-sock"]
+        named = [match[1] for argument in self.argv if (match := _SOCKET.search(argument))]
+        named += [path for option, path in pairwise(self.argv) if option == "--api-sock"]
+        return [self.inside(Path(path)) for path in named]
+
+    def inside(self, path: Path) -> Path:
+        """Where a path of its is on the host."""
+        return self.root / path.relative_to("/")
 
 
 class SimulatedProcesses:
@@ -76,6 +83,7 @@ class SimulatedProcesses:
         netns: str = "",
         console: Path | None = None,
         pipes: Mapping[Path, Path] | None = None,
+        owner: int | None = None,
     ) -> ProcessIdentity:
         if self._host.tools.which(argv[0]) is None:
             raise HostError(f"{argv[0]} is not installed on this host", hint=f"install {argv[0]}")
@@ -86,7 +94,7 @@ class SimulatedProcesses:
             for output in (log, *([console] if console else []), *(pipes or {}).values(), *(pipes or {})):
                 if files.status(output) is None:
                     files.put(output, b"")
-            process = self.add(argv, netns)
+            process = self._jailed(argv, netns) if argv[0] == "jailer" else self.add(argv, netns)
             for socket in process.sockets:
                 if "--api-sock" in argv and files.status(socket) is not None:
                     files.put(log, f'Error: RunWithApi(FailedToBindSocket("{socket}"))\n'.encode())
@@ -96,6 +104,15 @@ class SimulatedProcesses:
         if self.on_start is not None:
             self.on_start(process)
         return process.identity
+
+    def _jailed(self, argv: Sequence[str], netns: str) -> SimulatedProcess:
+        """What becomes of a jailer: a process with the command line of the program that it was to start."""
+        given = dict(pairwise(argv[: argv.index("--")]))
+        program = Path(given["--exec-file"]).name
+        inside = argv[argv.index("--") + 1 :]
+        process = self.add([f"/{program}", "--id", given["--id"], *inside], netns)
+        process.root = Path(given["--chroot-base-dir"]) / program / given["--id"] / "root"
+        return process
 
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         return not any(each.alive and each.identity == process for each in self.all)

@@ -85,7 +85,7 @@ def _port(vm: Vm) -> TapPort:
         gateway=vm.nic.gateway,
         nat=options.nat,
     )
-    return TapPort(_key(vm), port, vm.nic.ssh.netns, options.isolate)
+    return TapPort(_key(vm), port, vm.nic.ssh.netns, options.isolate, vm.vmm_uid)
 
 
 def _key(vm: Vm) -> str:

@@ -13,6 +13,7 @@ from banger.resource import Handle, Resource
 from banger.types import Disk, Image, Problem, TapAttachment, UserAttachment, Vm, VmFiles
 from banger.vmmprocess import has_handle_of
 
+from .jail import JAILER, Jail
 from .kernel import KernelElf
 from .machine import Machine
 from .process import NAME, FirecrackerProcess, version_refusal
@@ -30,6 +31,7 @@ def register_needs() -> Sequence[Need]:
         device("/dev/kvm", _GET_KVM),
         program("lz4", "apt install lz4"),
         Need("zstd", _zstd),
+        Need(JAILER, _jailer),
     ]
 
 
@@ -58,6 +60,9 @@ def launch_vmm(
 ) -> Sequence[Resource]:
     if not isinstance(attachment, TapAttachment):
         raise PlaybookError([_no_user_network(vm)])
+    if vm.jailed and any(disk.read_only for disk in disks):
+        message = f"the VM '{vm.name}' is to be jailed, and with storage: {vm.storage} it reads a disk of others too"
+        raise PlaybookError([Problem(vm.place, message, "write storage: dm or storage: file, or leave jailed out")])
     kernel = KernelElf(image)
     machine = Machine(
         vcpus=vm.vcpus,
@@ -81,7 +86,8 @@ def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
 
 
 def _process(vm: Vm) -> FirecrackerProcess:
-    return FirecrackerProcess(vm.vmm_key, VmFiles(vm.directory), vm_id=vm.id)
+    jail = None if vm.vmm_uid is None else Jail(vm.jail, vm.id, vm.vmm_uid)
+    return FirecrackerProcess(vm.vmm_key, VmFiles(vm.directory), vm_id=vm.id, jail=jail)
 
 
 def _no_user_network(vm: Vm) -> Problem:
@@ -92,6 +98,11 @@ def _no_user_network(vm: Vm) -> Problem:
 def _zstd(host: HostView) -> Finding:
     path = host.tools.which("zstd")
     return Finding(True, str(path) if path else "not installed; only kernels packed with it need it")
+
+
+def _jailer(host: HostView) -> Finding:
+    path = host.tools.which(JAILER)
+    return Finding(True, str(path) if path else "not installed; only VMs with `jailed` need it")
 
 
 def _version(host: HostView) -> Finding:

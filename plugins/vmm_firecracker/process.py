@@ -13,6 +13,7 @@ from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present
 from banger.vmmprocess import VmmProcess
 
 from .faults import explained
+from .jail import Jail, is_jailed
 from .machine import START, STOP, Machine, calls, differences
 
 __all__ = ["NAME", "FirecrackerProcess", "version_refusal"]
@@ -42,6 +43,7 @@ class FirecrackerProcess(VmmProcess):
 
     vm_id: str = ""
     machine: Machine | None = None
+    jail: Jail | None = None
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
         """Two questions of some 1 ms each; the process itself is the witness, not what was recorded of it."""
@@ -49,7 +51,8 @@ class FirecrackerProcess(VmmProcess):
         if process is None:
             return Absent()
         handle = self.handle_of(process)
-        if other := self.other_program(host.processes.arguments(process) or []):
+        arguments = host.processes.arguments(process) or []
+        if other := self.other_program(arguments):
             return Drifted(handle, (other,), in_place=False)
         if self.machine is None:
             return Present(handle)
@@ -61,6 +64,8 @@ class FirecrackerProcess(VmmProcess):
         if state == _NOT_STARTED:
             return Drifted(handle, ("its start was broken off",))
         found = differences(self.machine, config)
+        if is_jailed(arguments) != bool(self.jail):
+            found = (*found, f"jailed {'no -> yes' if self.jail else 'yes -> no'}")
         if state != _RUNNING:
             found = (*found, f"it is {state.lower()}")
         return Drifted(handle, found, in_place=False) if found else Present(handle)
@@ -74,12 +79,14 @@ class FirecrackerProcess(VmmProcess):
             return there.handle
         self.discard(host, None, stage)  # a dead one's sockets, or one whose start was broken off
         stage("starting Firecracker")
-        process = self._start(host)
+        process = None
         try:
+            process = self._start(host, self.machine)
             self._check_version(self.until_it_answers(host, process, lambda: self._version(host)))
             self._tell(host, self.machine)
         except BaseException:
-            host.processes.kill(process)
+            if process is not None:
+                host.processes.kill(process)
             self.clean(host)
             raise
         return self.handle_of(process)
@@ -100,6 +107,14 @@ class FirecrackerProcess(VmmProcess):
         path, body = STOP
         host.http.put(self.files.api_socket, path, body)
 
+    def other_program(self, arguments: list[str]) -> str | None:
+        """A jailer's copy has the name that the program really has, which may tell its version too."""
+        return None if is_jailed(arguments) else super().other_program(arguments)
+
+    def clean(self, host: Host) -> None:
+        super().clean(host)
+        host.files.remove_tree(self.files.jail)
+
     @property
     def leftovers(self) -> tuple[Path, ...]:
         return (self.files.api_socket, self.files.vsock_socket, *self._pipes)
@@ -109,17 +124,23 @@ class FirecrackerProcess(VmmProcess):
         """What a guest may make Firecracker write without end goes through these into files with a bound."""
         return {self.files.directory / "log.pipe": self.log, self.files.directory / "metrics.pipe": self.files.metrics}
 
-    def _start(self, host: Host) -> ProcessIdentity:
+    def _start(self, host: Host, machine: Machine) -> ProcessIdentity:
+        sockets = (self.files.api_socket, self.files.vsock_socket)
         log, metrics = self._pipes
-        argv = [NAME, "--id", self.vm_id, "--api-sock", str(self.files.api_socket)]
-        argv += ["--level", "Warn", "--log-path", str(log), "--metrics-path", str(metrics)]
+        options = ["--api-sock", str(self.files.api_socket), "--level", "Warn"]
+        options += ["--log-path", str(log), "--metrics-path", str(metrics)]
+        command, pipes = [NAME, "--id", self.vm_id, *options], self._pipes
+        if self.jail:
+            self.jail.prepare(host, machine, sockets)
+            command, pipes = self.jail.command(host, options), self.jail.pipes(host, pipes)
         return host.processes.start(
-            argv,
+            command,
             log=self.log,
             cwd=self.files.directory,
             netns=self.netns,
             console=self.files.console_log,
-            pipes=self._pipes,
+            pipes=pipes,
+            owner=self.jail.uid if self.jail else None,
         )
 
     def _version(self, host: Host) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,36 @@ def test_rename_of_a_directory_takes_what_is_in_it(host: Host, tmp_path: Path) -
     host.files.rename(tmp_path / "a", tmp_path / "b")
     assert host.files.read(tmp_path / "b" / "x") == b"1"
     assert host.files.status(tmp_path / "a") is None
+
+
+def test_link_leads_to_its_target_and_is_replaced(host: Host, tmp_path: Path) -> None:
+    for target in ("a", "b"):
+        host.files.link(tmp_path / target, tmp_path / "link")
+    host.files.remove(tmp_path / "link")
+    assert host.files.list(tmp_path) == []
+
+
+def test_share_is_the_same_file_under_another_name(host: Host, tmp_path: Path) -> None:
+    host.files.write(tmp_path / "a", b"one")
+    host.files.make_directory(tmp_path / "jail")
+    host.files.share(tmp_path / "a", tmp_path / "jail" / "a", os.getuid())
+    assert host.files.status(tmp_path / "jail" / "a") == host.files.status(tmp_path / "a")
+    host.files.remove_tree(tmp_path / "jail")
+    assert host.files.read(tmp_path / "a") == b"one"
+
+
+def test_share_of_nothing_or_over_something_fails(host: Host, tmp_path: Path) -> None:
+    with pytest.raises(BangerError, match=r"another name for .*: No such file"):
+        host.files.share(tmp_path / "a", tmp_path / "b", os.getuid())
+    for name in ("a", "b"):
+        host.files.write(tmp_path / name, name.encode())
+    with pytest.raises(BangerError, match=r"another name for .*: File exists"):
+        host.files.share(tmp_path / "a", tmp_path / "b", os.getuid())
+    assert host.files.read(tmp_path / "b") == b"b"
+
+
+def test_give_of_nothing_fails(host: Host, tmp_path: Path) -> None:
+    host.files.write(tmp_path / "a", b"")
+    host.files.give(tmp_path / "a", os.getuid())
+    with pytest.raises(BangerError, match="cannot give"):
+        host.files.give(tmp_path / "b", os.getuid())

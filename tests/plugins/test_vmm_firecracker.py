@@ -44,7 +44,7 @@ from tests.tinyguests import DEAF, POLITE, TALKER, elf, tiny_guests
 
 NIC = Nic("lab", "tap", "52:54:00:01:02:03", "172.16.0.2/24", "172.16.0.1", "1.1.1.1", SshEndpoint("172.16.0.2", 22))
 VM = Vm(
-    *(Path("/vms/id1"), "id1", "web-1", "debian", 2, 2**29, 2**32, None, "dm", "ext4", "firecracker", NIC, ()),
+    *(Path("/vms/id1"), "1d1", "web-1", "debian", 2, 2**29, 2**32, None, "dm", "ext4", "firecracker", NIC, ()),
     host_key=HostKey("private", "public"),
 )
 IMAGE = Image("debian", "digest", Path("/images/debian"), ImageFacts(None, "6.1", 2**29))
@@ -52,6 +52,7 @@ DISKS = (Disk(Path("/dev/mapper/web"), role="root"), Disk(VM.work_disk, role="wo
 TAP = TapAttachment("t0")
 ARGUMENTS = ("banger.root=/dev/vda",)
 API = VM.api_socket
+JAILED = replace(VM, jailed=True)
 
 
 def silently(_: str) -> None:
@@ -360,6 +361,44 @@ def test_process_whose_machine_was_changed_needs_a_restart_and_says_why(host: Si
     )
 
 
+def test_jailed_one_finds_what_is_its_own_under_the_paths_it_has_outside(host: SimulatedHost) -> None:
+    handle = started(host, JAILED)
+    assert firecracker(JAILED).observe(host, handle) == Present(handle)
+    (process,) = host.processes.all
+    assert process.root == VM.jail / "firecracker" / "1d1" / "root"
+    assert process.argv[:5] == ("/firecracker", "--id", "1d1", "--api-sock", str(API))
+    uid = JAILED.vmm_uid
+    assert uid == 0x70000000 + 0x1D1
+    named = [Path("/images/debian/vmlinux"), IMAGE.initrd, DISKS[0].path, VM.work_disk, VM.directory]
+    assert [host.files.owners.get(process.inside(path)) for path in named] == [uid] * 5
+    assert host.files.file(process.inside(VM.work_disk)) is host.files.file(VM.work_disk)
+    assert host.files.file(process.inside(IMAGE.initrd)) is not host.files.file(IMAGE.initrd)
+    firecracker(JAILED).remove(host, handle, silently)
+    assert left(host) == []
+
+
+@pytest.mark.parametrize(("before", "now", "said"), [(VM, JAILED, "no -> yes"), (JAILED, VM, "yes -> no")])
+def test_process_that_is_to_be_jailed_or_free_needs_a_restart(
+    host: SimulatedHost, before: Vm, now: Vm, said: str
+) -> None:
+    handle = started(host, before)
+    assert firecracker(now).observe(host, handle) == Drifted(handle, (f"jailed {said}",), in_place=False)
+    firecracker(now).remove(host, handle, silently)
+    assert (alive(host), left(host)) == (0, [])
+
+
+def test_jailed_one_of_a_program_that_tells_its_version_is_known(host: SimulatedHost) -> None:
+    arguments = ["/firecracker-v1.12.1-x86_64", "--id", "1d1", "--api-sock", str(API)]
+    assert firecracker().other_program(arguments) is None
+    assert firecracker().other_program(["/usr/bin/firecracker"]) is None
+    assert firecracker().other_program(["/usr/bin/qemu-system-x86_64"]) == "it runs under qemu-system-x86_64"
+
+
+def test_jailed_one_is_given_no_disk_of_others() -> None:
+    with pytest.raises(PlaybookError, match="is to be jailed, and with storage: dm it reads a disk of others"):
+        firecracker(JAILED, disks=(Disk(IMAGE.rootfs, read_only=True),))
+
+
 def test_process_that_is_paused_is_not_as_it_should_be(host: SimulatedHost) -> None:
     handle = started(host)
     host.http.microvm(API).state = "Paused"
@@ -484,8 +523,9 @@ def test_process_with_a_socket_path_too_long_asks_for_another_home(host: Simulat
     assert not host.processes.all
 
 
+@pytest.mark.parametrize("vm", [VM, JAILED], ids=["free", "jailed"])
 @pytest.mark.parametrize("when", ["fails", "before", "after"])
-def test_start_that_ends_at_any_effect_is_repaired_and_leaves_nothing(when: str) -> None:
+def test_start_that_ends_at_any_effect_is_repaired_and_leaves_nothing(when: str, vm: Vm) -> None:
     number = 0
     while True:
         number += 1
@@ -495,7 +535,7 @@ def test_start_that_ends_at_any_effect_is_repaired_and_leaves_nothing(when: str)
         else:
             host.crash_at(number, after=when == "after")
         try:
-            started(host)
+            started(host, vm)
         except (BangerError, SimulatedCrash):
             pass
         else:
@@ -503,34 +543,35 @@ def test_start_that_ends_at_any_effect_is_repaired_and_leaves_nothing(when: str)
             return
         host.restart()
         if when == "fails":
-            assert alive(host) == 0
-        seen = firecracker().observe(host, None)
+            assert (alive(host), left(host)) == (0, [])
+        seen = firecracker(vm).observe(host, None)
         if isinstance(seen, Drifted):
             assert seen.in_place
         before = alive(host)
-        handle = started(host)
+        handle = started(host, vm)
         assert alive(host) == 1 and before <= 1
-        assert firecracker().observe(host, None) == Present(handle)
-        firecracker().remove(host, None, silently)
+        assert firecracker(vm).observe(host, None) == Present(handle)
+        firecracker(vm).remove(host, None, silently)
         assert (alive(host), left(host)) == (0, [])
 
 
+@pytest.mark.parametrize("vm", [VM, JAILED], ids=["free", "jailed"])
 @pytest.mark.parametrize("after", [False, True])
-def test_removal_that_is_killed_at_any_effect_is_finished_by_the_next(after: bool) -> None:
+def test_removal_that_is_killed_at_any_effect_is_finished_by_the_next(after: bool, vm: Vm) -> None:
     number = 0
     while True:
         number += 1
         host = _host()
-        handle = started(host)
+        handle = started(host, vm)
         host.crash_at(number, after=after)
         try:
-            firecracker().remove(host, handle, silently)
+            firecracker(vm).remove(host, handle, silently)
         except SimulatedCrash:
             host.restart()
         else:
             assert number > 4
             return
-        firecracker().remove(host, None, silently)
+        firecracker(vm).remove(host, None, silently)
         assert (alive(host), left(host)) == (0, [])
 
 
@@ -574,6 +615,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     yield tmp_path_factory.mktemp("f")
 
 
+jailed_or_free = pytest.mark.parametrize("jailed", [False, True], ids=["free", "jailed"])
+
+
 @pytest.fixture
 def netns() -> Iterator[str]:
     """A network namespace with two taps."""
@@ -583,11 +627,13 @@ def netns() -> Iterator[str]:
         yield name
 
 
-def real_vm(directory: Path, code: bytes, netns: str, name: str = "one") -> tuple[LinuxHost, FirecrackerProcess]:
+def real_vm(
+    directory: Path, code: bytes, netns: str, name: str = "one", *, jailed: bool = False
+) -> tuple[LinuxHost, FirecrackerProcess]:
     """A host, and a VM on it whose kernel is there."""
     host = LinuxHost(directory / "cache")
     image = Image("tiny", "digest", directory / "image", IMAGE.facts)
-    vm = replace(VM, directory=directory / name, id=name)
+    vm = replace(VM, directory=directory / name, id="a1" if name == "one" else "a2", jailed=jailed)
     for each in (image.directory, vm.directory):
         each.mkdir(exist_ok=True)
     image.kernel.write_bytes(elf(code))
@@ -618,12 +664,17 @@ def _command_line(path: Path) -> str:
         return ""
 
 
-def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str) -> None:
-    host, process = real_vm(real, POLITE, netns)
+@jailed_or_free
+def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, POLITE, netns, jailed=jailed)
     handle = process.create(host, {}, silently)
     try:
         assert Path(f"/proc/{handle['pid']}/comm").read_text() == "firecracker\n"
         assert Path(f"/proc/{handle['pid']}/ns/net").stat().st_ino == Path("/run/netns", netns).stat().st_ino
+        identity = Path(f"/proc/{handle['pid']}/status").read_text()
+        uid = process.jail.uid if process.jail else os.geteuid()
+        assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in identity
+        assert Path(f"/proc/{handle['pid']}/root/proc").exists() != jailed
         assert process.observe(host, None) == Present(handle)
         assert process.create(host, {}, silently) == handle
         assert process.describe(host, handle)["state"] == "Running"
@@ -636,8 +687,9 @@ def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str) -> No
     assert mentioned(real) == []
 
 
-def test_real_guest_that_is_deaf_is_killed_when_its_time_is_over(real: Path, netns: str) -> None:
-    host, process = real_vm(real, DEAF, netns)
+@jailed_or_free
+def test_real_guest_that_is_deaf_is_killed_when_its_time_is_over(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, DEAF, netns, jailed=jailed)
     process = replace(process, shutdown_s=0.1)
     handle = process.create(host, {}, silently)
     stages: list[str] = []
@@ -646,8 +698,9 @@ def test_real_guest_that_is_deaf_is_killed_when_its_time_is_over(real: Path, net
     assert (left_in(process), mentioned(real)) == ([], [])
 
 
-def test_real_one_that_was_killed_is_absent_and_starts_again(real: Path, netns: str) -> None:
-    host, process = real_vm(real, DEAF, netns)
+@jailed_or_free
+def test_real_one_that_was_killed_is_absent_and_starts_again(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, DEAF, netns, jailed=jailed)
     handle = process.create(host, {}, silently)
     os.kill(handle["pid"], 9)
     assert host.processes.wait(ProcessIdentity(handle["pid"], handle["start_time"]), 10)
@@ -669,10 +722,13 @@ def test_real_ones_share_a_kernel_and_nothing_else(real: Path, netns: str) -> No
     assert mentioned(real) == []
 
 
-def test_real_one_is_refused_and_leaves_nothing(real: Path, netns: str) -> None:
-    host, process = real_vm(real, DEAF, netns)
+@jailed_or_free
+def test_real_one_is_refused_and_leaves_nothing(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, DEAF, netns, jailed=jailed)
     (process.files.directory / "disk").unlink()
-    with pytest.raises(VmmError, match=f"the disk {process.files.directory / 'disk'} is not there"):
+    disk = process.files.directory / "disk"
+    said = f"another name for {disk}: No such file" if jailed else f"the disk {disk} is not there"
+    with pytest.raises(BangerError, match=said):
         process.create(host, {}, silently)
     assert (left_in(process), mentioned(real)) == ([], [])
 
@@ -710,7 +766,7 @@ import sys
 from pathlib import Path
 from banger.linux.host import LinuxHost
 from tests.plugins.test_vmm_firecracker import DEAF, real_vm, silently
-host, process = real_vm(Path(sys.argv[1]), DEAF, sys.argv[2])
+host, process = real_vm(Path(sys.argv[1]), DEAF, sys.argv[2], jailed=sys.argv[3] == "True")
 print("now", flush=True)
 process.create(host, {}, silently)
 print("done", flush=True)
@@ -718,11 +774,14 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
-def test_real_start_that_is_killed_at_any_moment_is_repaired(real: Path, netns: str) -> None:
-    host, process = real_vm(real, DEAF, netns)
+@jailed_or_free
+def test_real_start_that_is_killed_at_any_moment_is_repaired(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, DEAF, netns, jailed=jailed)
     seen = set()
     for delay_s in [number * 0.004 for number in range(18)]:
-        with subprocess.Popen([sys.executable, "-c", STARTER, real, netns], stdout=subprocess.PIPE) as starter:
+        with subprocess.Popen(
+            [sys.executable, "-c", STARTER, real, netns, str(jailed)], stdout=subprocess.PIPE
+        ) as starter:
             assert starter.stdout is not None
             assert starter.stdout.readline() == b"now\n"
             time.sleep(delay_s)

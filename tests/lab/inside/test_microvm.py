@@ -18,7 +18,8 @@ from tests.capabilities import device_mapper, firecracker, kvm_boots, network_na
 from tests.functional.machine import ROOT, Banger
 from tests.lab.build import lab_image
 
-PLAYBOOK = ROOT / "playbooks" / "microvm.yml"
+OVERLAY = "overlay: 1GiB"
+SMALL = "overlay: 96MiB"
 NETNS = "banger-lab"
 
 
@@ -26,9 +27,27 @@ NETNS = "banger-lab"
 class Host(Banger):
     """The home, and what of it is on this machine."""
 
-    def apply(self, *, web: str, db: str) -> dict[str, dict[str, Any]]:
+    def playbook(self, overlay: str = SMALL) -> Path:
+        """The one that users are shown, with overlays that are soon full."""
+        shown = (ROOT / "playbooks" / "microvm.yml").read_text()
+        assert OVERLAY in shown
+        path = self.home / "playbook.yml"
+        path.write_text(shown.replace(OVERLAY, overlay))
+        return path
+
+    def apply(self, *more: str, web: str, db: str, overlay: str = SMALL) -> dict[str, dict[str, Any]]:
         """The recaps by subject."""
-        return self.recaps("apply", PLAYBOOK, "-e", f"web={web}", "-e", f"db={db}")
+        return self.recaps("apply", self.playbook(overlay), "-e", f"web={web}", "-e", f"db={db}", *more)
+
+    def begun(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A command that is under way."""
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            env={**os.environ, "BANGER_HOME": str(self.home)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def show(self, name: str) -> dict[str, Any]:
         return dict(json.loads(self.run("vm", "show", name, "--format", "json").stdout))
@@ -38,12 +57,23 @@ class Host(Banger):
         return dict(json.loads(path.read_text())["handles"])
 
 
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return [b""]
+
+
 def left() -> dict[str, list[str]]:
     """Every kernel object that could be ours, in the whole machine."""
     backing = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    ours = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path)]
+    ours = [words for pid in _pids() if _is_ours(words := _words(pid))]
     return {
-        "processes": [path.read_bytes().replace(b"\0", b" ").decode() for path in ours],
+        "processes": [b" ".join(words).decode() for words in ours],
         "loops": [path for path in backing if "/vms/" in path or "/images/" in path],
         "dm": _said("dmsetup", "ls").replace("No devices found", "").split(),
         "namespaces": [path.name for path in Path("/run/netns").glob("*")],
@@ -53,12 +83,9 @@ def left() -> dict[str, list[str]]:
     }
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        words = path.read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return words[0].endswith(b"firecracker") or any(b"console_relay" in word for word in words)
+def _is_ours(words: list[bytes]) -> bool:
+    programs = (b"firecracker", b"jailer", b"vsock.py", b"console_relay.py")
+    return words[0].endswith(programs[:2]) or any(word.endswith(programs[2:]) for word in words)
 
 
 def _said(*command: str) -> str:
@@ -107,11 +134,7 @@ def test_supervisor_is_killed_and_the_vm_lives_on(host: Host) -> None:
     assert "/vms/" in Path(f"/sys/block/{Path(disk['cow_loop']).name}/loop/backing_file").read_text()
     assert tap["tap"] in _said("ip", "-n", NETNS, "-o", "link")
 
-    with subprocess.Popen(
-        [*host.command, "vm", "run", "--name", "web", "--", "sleep", "1000"],
-        env={**os.environ, "BANGER_HOME": str(host.home)},
-        stdin=subprocess.DEVNULL,
-    ) as supervisor:
+    with host.begun("vm", "run", "--name", "web", "--", "sleep", "1000") as supervisor:
         time.sleep(5)
         supervisor.send_signal(signal.SIGKILL)
     assert host.states() == {"web": "running"}
@@ -125,11 +148,10 @@ def test_exit_code_and_words_pass_through(host: Host) -> None:
 
 
 def test_guest_reads_what_was_patched_into_the_device(host: Host) -> None:
-    assert host.inside("web", "stat", "-c", "%a %u %g", "/etc/greeting").stdout == "640 7 8\n"
-    assert host.inside("web", "cat", "/etc/greeting").stdout == "hello web, this is ä\n"
-    assert host.inside("web", "cat", "/root/.greeting").stdout == "hello home\n"
-    assert host.inside("web", "findmnt", "-no", "FSTYPE", "/").stdout == "ext4\n"
-    assert int(host.inside("web", "stat", "-f", "-c", "%b", "/").stdout) * 4096 > 1.8 * 2**30
+    looks = "stat -c '%a %u %g' /etc/greeting; cat /etc/greeting /root/.greeting; findmnt -no FSTYPE /"
+    seen, *blocks = host.inside("web", "sh", "-c", f"{looks}; echo blocks; stat -f -c %b /").stdout.split("blocks\n")
+    assert seen == "640 7 8\nhello web, this is ä\nhello home\next4\n"
+    assert int(blocks[0]) * 4096 > 1.8 * 2**30
 
 
 def test_guest_is_reached_without_its_network(host: Host) -> None:
@@ -143,59 +165,95 @@ def test_guest_is_reached_without_its_network(host: Host) -> None:
     time.sleep(20)
 
 
-def test_show_tells_how_full_the_overlay_is(host: Host) -> None:
+def test_full_overlay_is_told_by_name_harms_nothing_else_and_is_mended(host: Host) -> None:
     before = host.show("web")["resources"]["web/root/snapshot"]["overlay"]
-    host.inside("web", "sh", "-c", "head -c 20M /dev/urandom > /var/tmp/filler; sync")
-    after = host.show("web")["resources"]["web/root/snapshot"]["overlay"]
-    assert before != after
-    assert " of " in after
+    host.inside("web", "sh", "-c", "echo kept > /var/tmp/kept; sync; head -c 150M /dev/zero > /var/tmp/big; sync")
+    full = host.show("web")["resources"]["web/root/snapshot"]["overlay"]
+    assert " of 96M" in before
+    assert full == "its overlay is full (96M of 96M): raise `overlay`, then apply --restart"
+    refused = host.run("apply", host.playbook(), "-e", "db=absent", check=False)
+    assert "raise `overlay`" in refused.stdout + refused.stderr
+    host.apply("--restart", web="running", db="absent", overlay="overlay: 256MiB")
+    assert host.inside("web", "sh", "-c", "rm -f /var/tmp/big; cat /var/tmp/kept").stdout == "kept\n"
+    assert " of 256M" in host.show("web")["resources"]["web/root/snapshot"]["overlay"]
 
 
-def test_banger_is_killed_while_it_starts_a_vm(host: Host) -> None:
-    """The VMM may be there by then; whatever is there is taken over or taken down by the next command."""
+def test_each_process_is_killed_in_turn(host: Host) -> None:
+    """What is not the VMM takes nothing with it; what is leaves nothing that the next command does not take away."""
+    with host.begun("vm", "ssh", "--vsock", "web", "--", "sleep", "1000") as session:
+        time.sleep(5)
+        session.kill()
+    assert host.states() == {"web": "running"}
+    (relay,) = [pid for pid in _pids() if any(b"console_relay" in word for word in _words(pid))]
+    os.kill(relay, signal.SIGKILL)
+    assert host.inside("web", "cat", "/etc/hostname").stdout == "web\n"
+    os.kill(host.vmm_pid("web"), signal.SIGKILL)
+    assert left()["dm"], "a dead VMM takes no device with it"
+    host.run("vm", "stop", "web")
+    assert host.states() == {"web": "stopped"}
+    assert left() == NOTHING
+
+
+@pytest.mark.parametrize("made", ["loops", "dm", "namespaces", "links", "tables", "processes"])
+def test_banger_is_killed_when_it_has_made_something(host: Host, made: str) -> None:
+    with host.begun("vm", "start", "web") as starting:
+        deadline = time.monotonic() + 60
+        while not left()[made] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        starting.kill()
+    assert left()[made]
     host.run("vm", "stop", "web")
     assert left() == NOTHING
-    with subprocess.Popen(
-        [*host.command, "vm", "start", "web"],
-        env={**os.environ, "BANGER_HOME": str(host.home)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    ) as starting:
-        deadline = time.monotonic() + 60
-        while not left()["processes"] and time.monotonic() < deadline:
+
+
+def test_banger_is_killed_while_it_starts_and_stops_a_vm(host: Host) -> None:
+    """The VMM may be there by then; whatever is there is taken over or taken down by the next command."""
+    with host.begun("vm", "start", "web") as starting:
+        while not left()["processes"]:
             time.sleep(0.05)
-        starting.send_signal(signal.SIGKILL)
+        starting.kill()
     host.run("vm", "start", "web", timeout_s=400)
     assert host.states() == {"web": "running"}
     assert len([line for line in left()["processes"] if "console_relay" not in line]) == 1
+    with host.begun("vm", "stop", "web") as stopping:
+        time.sleep(2)
+        stopping.kill()
+    host.run("vm", "stop", "web")
+    assert left() == NOTHING
+
+
+def test_disk_that_was_used_and_killed_is_sound(host: Host) -> None:
+    """By the commands that a dry run shows."""
+    path = host.playbook("overlay: 256MiB")
+    planned = host.events("apply", "--check", path, "-e", "db=absent")
+    actions = [action for event in planned if event["type"] == "plan" for action in event["actions"]]
+    by_hand = [command for action in actions for command in action.get("by_hand", ()) if "losetup" in command]
+    by_hand += [command for action in actions for command in action.get("by_hand", ()) if "dmsetup" in command]
+    assert len(by_hand) == 4, planned
+    remove = "dmsetup ls | cut -f 1 | sort -r | xargs -n 1 dmsetup remove; losetup --detach $cow $base"
+    script = f"set -e; {'; '.join(by_hand)}; e2fsck -fn /dev/mapper/banger-*-root; {remove}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert left() == NOTHING
 
 
 def test_two_vms_share_one_base_and_one_goes_without_the_other(host: Host) -> None:
-    host.apply(web="running", db="running")
+    """One of them is jailed."""
+    host.apply(web="running", db="running", overlay="overlay: 256MiB")
     assert host.states() == {"db": "running", "web": "running"}
     web, db = host.handles("web"), host.handles("db")
     assert web["web/root/snapshot"]["base_loop"] == db["db/root/snapshot"]["base_loop"]
     assert len(left()["loops"]) == 3
-    assert host.apply(web="running", db="running")["vm/db"]["changed"] == 0
+    uids = [Path(f"/proc/{host.vmm_pid(name)}").stat().st_uid for name in ("web", "db")]
+    assert uids[0] == 0 and uids[1] >= 0x70000000
+    assert host.apply(web="running", db="running", overlay="overlay: 256MiB")["vm/db"]["changed"] == 0
     host.run("vm", "delete", "db")
     assert len(left()["loops"]) == 2
     host.inside("web", "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches; md5sum /usr/bin/* > /dev/null")
     assert host.inside("web", "cat", "/etc/greeting").stdout == "hello web, this is ä\n"
 
 
-def test_vmm_is_killed_and_the_next_command_takes_down_what_is_left(host: Host) -> None:
-    os.kill(host.vmm_pid("web"), signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while left()["processes"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left()["dm"], "a dead VMM takes no device with it"
-    host.apply(web="stopped", db="absent")
-    assert host.states() == {"web": "stopped"}
-    assert left() == NOTHING
-
-
 def test_delete_leaves_nothing(host: Host) -> None:
-    host.run("vm", "start", "web", timeout_s=400)
     host.run("vm", "delete", "web")
     assert left() == NOTHING
     assert host.states() == {}
