@@ -58,12 +58,14 @@ class Drifted:
     """It is there, but differs: `differences` in the user's words.
 
     `in_place=False`: it can be mended only by making it anew. `usable=False`: until then nothing may be started on it.
+    `live=True`: it may be mended in place under a running VM.
     """
 
     handle: Handle
     differences: tuple[str, ...]
     in_place: bool = True
     usable: bool = True
+    live: bool = False
 
 
 Observation = Absent | Present | Drifted

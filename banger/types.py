@@ -221,13 +221,27 @@ class VmFiles:
         return self.directory / "vsock.sock"
 
     @property
+    def log_pipe(self) -> Path:
+        """Where a VMM writes its log, if it writes one to a file of its own."""
+        return self.directory / "log.pipe"
+
+    @property
+    def metrics_pipe(self) -> Path:
+        return self.directory / "metrics.pipe"
+
+    @property
     def metrics(self) -> Path:
         return self.directory / "metrics.json"
 
     @property
     def jail(self) -> Path:
-        """The directory that a jailed VMM's root directory is in; there while it runs."""
+        """The directory that a jailed VMM's root directory is in."""
         return self.directory / "jail"
+
+    @property
+    def of_a_run(self) -> tuple[Path, ...]:
+        """The files that are there only while a VMM runs, whichever it is; so is the `jail`."""
+        return (self.api_socket, self.vsock_socket, self.log_pipe, self.metrics_pipe)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ A VMM plugin says how one is started, how it is told to ask its guest to end, an
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from abc import abstractmethod
@@ -25,6 +26,7 @@ START_S = 30.0
 _END_S = 5.0
 _ANSWER_PAUSE_S = 0.01
 _CONSOLE_PAUSE_S = 0.05
+_SHUTDOWN_PAUSE_S = 0.5
 _SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108, one of them the final NUL
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
 
@@ -58,22 +60,18 @@ class VmmProcess(Resource):
         host.processes.kill(process)
 
     @property
-    def leftovers(self) -> tuple[Path, ...]:
-        """Files that only a running one has."""
-        return (self.files.api_socket,)
-
-    @property
     def log(self) -> Path:
         return self.files.directory / f"{self.vmm}.log"
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Ask the guest to end, and give it the time to."""
         process = self.find(host, handle)
-        if process is not None:
-            stage("shutting the guest down")
-            if not self._shut_down(host, process):
-                stage(f"stopping {self.title}")
+        if process is not None and not self._shut_down(host, process, stage):
+            stage(f"stopping {self.title}")
+            if self._is_ours(host, process):
                 self.stop(host, process)
+            else:
+                host.processes.kill(process)
         self.clean(host)
 
     def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
@@ -97,7 +95,7 @@ class VmmProcess(Resource):
         found = Path(arguments[0]).name if arguments else self.program
         return None if found == self.program else f"it runs under {found}"
 
-    def until_it_answers(self, host: Host, process: ProcessIdentity, ask: Callable[[], T]) -> T:
+    def until_it_answers(self, host: Host, process: ProcessIdentity, ask: Callable[[], T], stage: Stage) -> T:
         """The answer of a VMM that was just started, as soon as there is one. Raises VmmError when there never is."""
         deadline = time.monotonic() + START_S
         while True:
@@ -109,6 +107,7 @@ class VmmProcess(Resource):
             except VmmError as error:
                 if time.monotonic() > deadline:
                     raise VmmError(f"{self.title} does not answer {START_S:.0f} s after its start: {error}") from error
+            stage(f"waiting for {self.title}")
 
     def clean(self, host: Host) -> None:
         """Remove what a dead one leaves; another one could not start upon it.
@@ -121,8 +120,9 @@ class VmmProcess(Resource):
                 host.processes.kill(process)
             elif time.monotonic() > deadline:
                 raise Busy(f"somebody still writes to {self.files.console_log}", hint="ps ax | grep console_relay")
-        for path in self.leftovers:
+        for path in self.files.of_a_run:
             host.files.remove(path)
+        host.files.remove_tree(self.files.jail)
 
     def log_tail(self, host: HostView) -> str:
         """The last lines of what it said, and of its console."""
@@ -142,12 +142,24 @@ class VmmProcess(Resource):
                     hint="choose a shorter $BANGER_HOME",
                 )
 
-    def _shut_down(self, host: Host, process: ProcessIdentity) -> bool:
+    def _is_ours(self, host: Host, process: ProcessIdentity) -> bool:
+        """Whether it understands what we would tell it."""
+        return self.other_program(host.processes.arguments(process) or []) is None
+
+    def _shut_down(self, host: Host, process: ProcessIdentity, stage: Stage) -> bool:
+        """Whether it has ended, with its guest, in time."""
+        stage("shutting the guest down")
         try:
-            self.ask_guest_to_end(host)
+            if self._is_ours(host, process):
+                self.ask_guest_to_end(host)
+                for number in range(math.ceil(self.shutdown_s / _SHUTDOWN_PAUSE_S)):
+                    if number:
+                        stage("shutting the guest down")  # where an interrupt is noticed
+                    if host.processes.wait(process, min(self.shutdown_s, _SHUTDOWN_PAUSE_S)):
+                        return True
         except VmmError:
-            return host.processes.wait(process, 0.0)
-        return host.processes.wait(process, self.shutdown_s)
+            pass
+        return host.processes.wait(process, 0.0)
 
 
 def has_handle_of(vmm: str, vm: Vm, handles: Mapping[str, Handle]) -> bool:

@@ -13,9 +13,11 @@ from banger.cli.table import aligned
 from banger.core.choice import Answer, Choice, findings
 from banger.core.report import silent
 from banger.errors import HostError
+from banger.needs import Finding
 
 ALWAYS = ("workdisk_ext4",)
 """Used whatever is chosen for storage, network and VMM."""
+_GET_PLUGIN = "see banger plugins list, and take it out of BANGER_BLOCK_PLUGINS or config.toml"
 
 
 @click.command()
@@ -25,7 +27,12 @@ def doctor(form: str) -> None:
     session = open_session(silent)
     answers = findings(session.plugins, session.view)
     choice = Choice.on(session.plugins, session.view)
-    lacking = [answer for answer in answers if answer.plugin in (*choice.path, *ALWAYS) and not answer.finding.met]
+    active = {info.name for info in session.plugins.infos() if info.status == "active"}
+    used = (*choice.path, *ALWAYS)
+    answers += [
+        Answer(name, "the plugin", Finding(False, "not in use", _GET_PLUGIN)) for name in used if name not in active
+    ]
+    lacking = [answer for answer in answers if answer.plugin in used and not answer.finding.met]
     if form == "json":
         found = [{"plugin": answer.plugin, "need": answer.need, **asdict(answer.finding)} for answer in answers]
         passed_over = dict(choice.lacking)

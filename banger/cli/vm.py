@@ -12,7 +12,7 @@ import click
 
 from banger.cli.options import forks_option, format_option
 from banger.cli.table import aligned
-from banger.core.handles import HandleCache, vm_alive
+from banger.core.handles import HandleCache, state_word, vmm_process
 from banger.core.home import Home
 from banger.core.state import Store, VmRecord
 from banger.errors import UsageError
@@ -207,13 +207,9 @@ def _states(home: Home) -> list[tuple[VmRecord, str]]:
     processes = LinuxProcesses()
     cache = HandleCache("")
     return [
-        (record, "running" if vm_alive(processes, record, cache.of(record.directory)) else _stopped(record))
+        (record, state_word(record, alive=vmm_process(processes, record, cache.of(record.directory)) is not None))
         for record in Store(home.state, home.lock("state")).snapshot().vms()
     ]
-
-
-def _stopped(record: VmRecord) -> str:
-    return "failed" if record.runtime.last_error else "stopped"
 
 
 def _row(record: VmRecord, state: str) -> dict[str, str]:

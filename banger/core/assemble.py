@@ -66,11 +66,11 @@ def vm_of(
         authorized_keys=tuple(authorized_keys),
         host_key=host_key,
         running=running,
-        network=Network(record.nic.network, record.nic.plugin, _network_options(record, plugins)),
+        network=Network(record.nic.network, record.nic.plugin, network_options(record, plugins)),
     )
 
 
-def _network_options(record: VmRecord, plugins: Plugins) -> Any:
+def network_options(record: VmRecord, plugins: Plugins) -> Any:
     """As the network's plugin types them; None when it is gone, or has other options by now."""
     kind = plugins.network_kinds().get(record.nic.plugin)
     try:

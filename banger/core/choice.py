@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from banger.core.assemble import network_options
 from banger.core.playbook import Playbook
 from banger.core.plugins import Plugins
 from banger.core.request import AUTO, VmRequest, implied_network
@@ -112,9 +113,7 @@ def settle(
 
 def network_of(record: VmRecord, plugins: Plugins) -> Network:
     """The network a recorded VM is on."""
-    kind = plugins.network_kinds().get(record.nic.plugin)
-    options = kind.options(**record.network_options) if kind else None
-    return Network(record.nic.network, record.nic.plugin, options)
+    return Network(record.nic.network, record.nic.plugin, network_options(record, plugins))
 
 
 def _first(asked: str, otherwise: str) -> str:

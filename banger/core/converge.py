@@ -65,9 +65,8 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
 
 
 def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:
-    """Make the VMs of a playbook that nobody wrote, of images that are known by name."""
-    with session.locked([vm.name for vm in playbook.vms], "banger vm run"):
-        return _Apply(session, playbook, ApplyOptions(), images).run()
+    """Make the VMs of a playbook that nobody wrote, of images that are known by name. The caller holds their locks."""
+    return _Apply(session, playbook, ApplyOptions(), images).run()
 
 
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:

@@ -12,13 +12,14 @@ from banger.core.locks import discard
 from banger.core.session import Session
 from banger.core.state import VmRecord
 from banger.core.teardown import tear_down
-from banger.errors import PluginError, StateError, VmmError
+from banger.errors import PlaybookError, PluginError, StateError, VmmError
 from banger.guestconfig import GuestConfig
 from banger.resource import Lifetime, Resource
+from banger.types import VmFiles
 
 
 def resources_of(session: Session, record: VmRecord, config: GuestConfig | None = None) -> list[Resource]:
-    """What a recorded VM consists of, and whatever else its handles stand for; its plugins may be gone by now.
+    """What a recorded VM consists of; its plugins may be gone by now, or refuse what the record says.
 
     `config`: what belongs into its guest, where that matters.
     """
@@ -26,19 +27,24 @@ def resources_of(session: Session, record: VmRecord, config: GuestConfig | None 
     image = images.image_of_record(session.home, session.view, record.image, record.image_digest)
     try:
         resources = assemble.assemble(vm, image, config or GuestConfig(), session.plugins, session.home.ssh_key)
-    except PluginError as error:
+    except (PluginError, PlaybookError) as error:
         session.report({"type": "note", "subject": f"vm/{record.name}", "message": error.message})
         directory = assemble.VmDirectory(vm.directory_key, vm.directory)
-        resources = [directory, LeftoverVmm(vm.vmm_key, (vm.directory_key,), vm.api_socket)]
-    known = {resource.key for resource in resources}
-    recorded = session.plugins.teardown_handles(vm, session.handles.of(record.directory))
-    return [*(resource for resource in recorded if resource.key not in known), *resources]
+        resources = [directory, LeftoverVmm(vm.vmm_key, (vm.directory_key,), VmFiles(vm.directory))]
+    return resources
+
+
+def former_of(session: Session, record: VmRecord) -> list[Resource]:
+    """What its handles stand for, each by the plugin that made it; that may not be what the record says now."""
+    return session.plugins.teardown_handles(session.vm(record), session.handles.of(record.directory))
 
 
 def destroy_vm(session: Session, record: VmRecord) -> Outcome:
     """Remove a VM. On failure its record stays, with the error, so that the next try finds it again."""
     subject = f"vm/{record.name}"
     resources = resources_of(session, record)
+    known = {resource.key for resource in resources}
+    resources = [*(each for each in former_of(session, record) if each.key not in known), *resources]
     handles = session.handles.of(record.directory)
 
     def forget(resource: Resource) -> None:

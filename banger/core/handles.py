@@ -95,6 +95,13 @@ def vm_alive(processes: ProcessesView, record: VmRecord, handles: dict[str, Hand
     return record.runtime.state == "running" and vmm_process(processes, record, handles) is not None
 
 
+def state_word(record: VmRecord, *, alive: bool) -> str:
+    """How a user is told of it: `running`, `failed` when the last try to make it so did not end well, or `stopped`."""
+    if alive:
+        return "running"
+    return "failed" if record.runtime.last_error else "stopped"
+
+
 def _hint(handle: Handle) -> ProcessIdentity | None:
     pid, start_time = handle.get("pid"), handle.get("start_time")
     return ProcessIdentity(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None

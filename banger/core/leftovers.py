@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
+from banger.types import VmFiles
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LeftoverVmm(Resource):
 
     key: str
     needs: tuple[str, ...]
-    api_socket: Path
+    files: VmFiles
     stage = "end_vmm"
     lifetime = Lifetime.BOOT
 
@@ -29,7 +29,9 @@ class LeftoverVmm(Resource):
         if process := self._find(host):
             stage("its plugin is not there to stop it; killing it")
             host.processes.kill(process)
-        host.files.remove(self.api_socket)
+        for path in self.files.of_a_run:
+            host.files.remove(path)
+        host.files.remove_tree(self.files.jail)
 
     def _find(self, host: HostView) -> ProcessIdentity | None:
-        return host.processes.find(str(self.api_socket))
+        return host.processes.find(str(self.files.api_socket))

@@ -13,17 +13,20 @@ from banger.core import assemble, saved_guest
 from banger.core.apply import Outcome, carry_out, in_parallel
 from banger.core.choice import network_of
 from banger.core.converge import create
-from banger.core.destroy import destroy_vm, resources_of
-from banger.core.handles import vmm_process
+from banger.core.destroy import destroy_vm, former_of, resources_of
+from banger.core.handles import state_word, vmm_process
 from banger.core.images import known_image
 from banger.core.plan import plan
 from banger.core.playbook import adhoc
 from banger.core.reconcile import reconcile
+from banger.core.report import VERSION
 from banger.core.session import Session, VmJournal
-from banger.core.state import VmRecord
+from banger.core.state import Records, VmRecord
 from banger.core.suggest import did_you_mean
 from banger.errors import UsageError
-from banger.resource import Absent
+from banger.resource import Absent, Resource
+
+Act = Callable[[Session, VmRecord, Flag], Outcome]
 
 
 def recorded(session: Session, names: Sequence[str]) -> list[VmRecord]:
@@ -57,16 +60,24 @@ def ensure_running(session: Session, name: str, wish: Mapping[str, Any]) -> list
 
     `wish`: keys of a VM as a playbook has them, sizes as text, for a new one. Raises UsageError for what cannot be.
     """
-    records = session.store.snapshot()
-    if records.vm(name):
+    with session.locked([name], "banger vm run"):
+        records = session.store.snapshot()
+        record = records.vm(name)
+        if record is None or not saved_guest.is_there(session.view, record.directory):
+            return _make(session, name, wish, records)
         if wish:
             raise UsageError(
                 f"{name} is there already, so it cannot be given {', '.join(sorted(wish))}",
                 hint="change its playbook and apply that, or choose another name",
             )
-        return start(session, [name], 1)
+        return _settled(session, [name], 1, _start)
+
+
+def _make(session: Session, name: str, wish: Mapping[str, Any], records: Records) -> list[Outcome]:
+    """Make a VM that there is none of, or whose making was broken off before anything came of it."""
     known = records.images()
-    image = wish.get("image") or (next(iter(known)) if len(known) == 1 else None)
+    begun = records.vm(name)
+    image = wish.get("image") or (begun.image if begun else None) or (next(iter(known)) if len(known) == 1 else None)
     if image not in known:
         what = f"there is no image {image!r}" if image else "it is not said which image"
         hint = f"--image, one of: {', '.join(sorted(known))}" if known else "apply a playbook with an image first"
@@ -88,7 +99,7 @@ def show(session: Session, name: str) -> dict[str, Any]:
             details[resource.key] = {**there.handle, **resource.describe(session.view, there.handle)}
     return {
         "name": record.name,
-        "state": "running" if vmm else "stopped",
+        "state": state_word(record, alive=vmm is not None),
         "id": record.id,
         "image": record.image,
         "image_digest": record.image_digest,
@@ -109,22 +120,22 @@ def show(session: Session, name: str) -> dict[str, Any]:
     }
 
 
-def _each(
-    session: Session,
-    names: Sequence[str],
-    forks: int,
-    purpose: str,
-    act: Callable[[Session, VmRecord, Flag], Outcome],
-) -> list[Outcome]:
+def _each(session: Session, names: Sequence[str], forks: int, purpose: str, act: Act) -> list[Outcome]:
+    session.report({"type": "version", "events": VERSION})
     recorded(session, names)  # a wrong name is told before anything is locked
     with session.locked(list(names), purpose):
-        reconcile(session, frozenset(names))
+        return _settled(session, names, forks, act)
 
-        def task(record: VmRecord) -> Callable[[Flag], Outcome]:
-            return lambda cancelled: act(session, record, cancelled)
 
-        work = {f"vm/{record.name}": task(record) for record in recorded(session, names)}
-        return in_parallel(work, forks, session.report)
+def _settled(session: Session, names: Sequence[str], forks: int, act: Act) -> list[Outcome]:
+    """Act on these VMs, whose locks are held, once what is recorded of them is true."""
+    reconcile(session, frozenset(names))
+
+    def task(record: VmRecord) -> Callable[[Flag], Outcome]:
+        return lambda cancelled: act(session, record, cancelled)
+
+    work = {f"vm/{record.name}": task(record) for record in recorded(session, names)}
+    return in_parallel(work, forks, session.report)
 
 
 def _start(session: Session, record: VmRecord, cancelled: Flag) -> Outcome:
@@ -136,12 +147,15 @@ def _stop(session: Session, record: VmRecord, cancelled: Flag) -> Outcome:
 
 
 def _converge(session: Session, record: VmRecord, cancelled: Flag, *, running: bool) -> Outcome:
-    resources = resources_of(session, record, saved_guest.load(session.view, record.directory))
-    wanted, unwanted = assemble.split_by_wish(resources, running=running)
-    handles = session.handles.of(record.directory)
-    if not running:  # a stopped VM's disks are nobody's business here
-        wanted = []
-    todo = plan(f"vm/{record.name}", wanted, session.view, handles, unwanted=unwanted)
+    handles, former = session.handles.of(record.directory), former_of(session, record)
+    if running:
+        config = saved_guest.load(session.view, record.directory)
+        wanted, unwanted = resources_of(session, record, config), list[Resource]()
+    else:  # a stopped VM's disks are nobody's business here
+        wanted, unwanted = [], assemble.split_by_wish(resources_of(session, record), running=False)[1]
+    todo = plan(
+        f"vm/{record.name}", wanted, session.view, handles, unwanted=unwanted, former=former, user=f"{record.name}/vmm"
+    )
     session.announce(todo)
     if running and todo.changes:
         _record(session, record.with_runtime(state="running", last_error=""))

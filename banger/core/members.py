@@ -20,10 +20,11 @@ from banger.core.playbook import ImageRequest, Playbook, VmRequest
 from banger.core.session import Session
 from banger.core.state import Records, VmRecord, VmRuntime
 from banger.core.suggest import did_you_mean
-from banger.errors import Problem
+from banger.errors import PlaybookError, Problem
 from banger.guestconfig import GuestConfig
 from banger.identity import ProcessIdentity
 from banger.imagedirectory import FACTS
+from banger.resource import Resource
 from banger.rootdisk import image_of
 from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles
 
@@ -42,6 +43,7 @@ class Member:
     vm: Vm
     image: Image
     config: GuestConfig
+    resources: tuple[Resource, ...]
     waiting: tuple[str, ...] = ()
     before: VmRecord | None = None
     vmm: ProcessIdentity | None = None
@@ -106,18 +108,20 @@ class Roster:
     def plan(self, member: Member) -> Plan:
         """What to do for this VM, with what waits for a word of the user said on its line."""
         session = self.session
-        resources = assemble(member.vm, member.image, member.config, session.plugins, session.home.ssh_key)
-        wanted, unwanted = split_by_wish(resources, running=member.vm.running)
+        wanted, unwanted = split_by_wish(member.resources, running=member.vm.running)
+        handles = session.handles.of(member.record.directory)
         made = plan(
             f"vm/{member.vm.name}",
             wanted,
             session.view,
-            session.handles.of(member.record.directory),
+            handles,
             unwanted=unwanted,
+            former=session.plugins.teardown_handles(_as_it_was(member), handles) if handles else (),
+            user=member.vm.vmm_key,
             restart=self.restart,
             recreate=self.recreate,
         )
-        waiting = [Action(Verb.PENDING, resources[0], {}, reason) for reason in member.waiting]
+        waiting = [Action(Verb.PENDING, member.resources[0], {}, reason) for reason in member.waiting]
         return replace(made, actions=(*made.actions, *waiting))
 
     def contribute(
@@ -144,7 +148,7 @@ class Roster:
         found: list[Problem] = []
         member = self._put_together(request, record, old, modules, found)
         vmm = self._vmm(old) if old else None
-        if old and vmm and record.nic != old.nic and not found and not self._stops_vmm(member):
+        if old and vmm and record.nic != old.nic and member.resources and not self._stops_vmm(member):
             # Its VMM stays, and that has the old card.
             record = replace(record, nic=old.nic, network_options=old.network_options)
             record = record.with_runtime(guest_ip=old.nic.ip)
@@ -169,12 +173,19 @@ class Roster:
         config = GuestConfig()
         session.plugins.contribute_guest_config(config, vm, image)
         facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
-        problems += self.contribute(config, request, facts, modules)
+        found = self.contribute(config, request, facts, modules)
         mounts = self.image_mounts.get(request.image, ())
-        problems += problems_of_files(config, mounts, [task.place for task in request.tasks])
-        problems += session.plugins.validate_vm(vm, image)
-        problems += self._too_small_for_seed(request)
-        return Member(request, record, vm, image, config, waiting)
+        found += problems_of_files(config, mounts, [task.place for task in request.tasks])
+        found += session.plugins.validate_vm(vm, image)
+        found += self._too_small_for_seed(request)
+        resources: list[Resource] = []
+        if not found and not self.missing_plugins(request):
+            try:
+                resources = assemble(vm, image, config, session.plugins, session.home.ssh_key)
+            except PlaybookError as error:
+                found += error.problems
+        problems += found
+        return Member(request, record, vm, image, config, tuple(resources), waiting)
 
     def _stops_vmm(self, member: Member) -> bool:
         removed = [action.resource.key for action in self.plan(member).actions if action.verb is Verb.REMOVE]
@@ -216,6 +227,12 @@ class Roster:
             f"work_disk {Size(size)} of the VM '{request.name}' is smaller than its image's work seed, {Size(seed)}"
         )
         return [Problem(request.place, message, f"work_disk: {Size(seed)} or more")]
+
+
+def _as_it_was(member: Member) -> Vm:
+    """The VM that the recorded handles are of."""
+    before = member.before
+    return replace(member.vm, nic=before.nic, vmm=before.vmm, jailed=before.jailed) if before else member.vm
 
 
 def _record(

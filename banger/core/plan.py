@@ -83,10 +83,15 @@ def plan(
     recorded: Mapping[str, Handle],
     *,
     unwanted: Sequence[Resource] = (),
+    former: Sequence[Resource] = (),
+    user: str = "",
     restart: bool = False,
     recreate: bool = False,
 ) -> Plan:
     """What to do so that all of `wanted` and none of `unwanted` is there.
+
+    `former`: what the recorded handles stand for. Whoever made a thing takes it away: one of these is removed in the
+    place of a resource of its key, and one that goes by no key any more goes when `user`, a key, does not run on it.
 
     What is unwanted but must stand while something wanted is written (a device over a disk's file) is scaffolding: put
     up for it and taken down in the end.
@@ -98,16 +103,24 @@ def plan(
     seen = {resource.key: resource.observe(host, recorded.get(resource.key)) for resource in order}
     dependents = _dependents(order)
     remade = _remade(order, seen, dependents, restart=restart or recreate, recreate=recreate)
+    made_by = {resource.key: resource for resource in former}
     removals = [
-        Action(Verb.REMOVE, resource, there.handle, "no longer wanted")
+        Action(Verb.REMOVE, made_by.get(resource.key, resource), there.handle, "no longer wanted")
         for resource in reversed(ordered(unwanted))
         if not isinstance(there := resource.observe(host, recorded.get(resource.key)), Absent)
     ]
     for resource in reversed(order):
         there = seen[resource.key]
         if resource.key in remade and not isinstance(there, Absent):
-            removals.append(Action(Verb.REMOVE, resource, there.handle, "to be made anew"))
+            removals.append(Action(Verb.REMOVE, made_by.get(resource.key, resource), there.handle, "to be made anew"))
             seen[resource.key] = Absent()
+    in_use = not isinstance(seen.get(user, Absent()), Absent)
+    strays = [each for each in former if each.key not in {resource.key for resource in (*order, *unwanted)}]
+    for resource in strays:
+        there = resource.observe(host, recorded.get(resource.key))
+        if not isinstance(there, Absent):
+            verb, why = (Verb.PENDING, ": needs --restart") if in_use else (Verb.REMOVE, "")
+            removals.append(Action(verb, resource, there.handle, f"no longer wanted{why}"))
     by_hand = {resource.key: resource for resource in unwanted}
     actions: list[Action] = []
     scaffolding: list[Resource] = []
@@ -152,13 +165,13 @@ def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence
             if verified or not about_to_be_used:
                 return Action(Verb.KEEP, resource, handle)
             return Action(Verb.UPDATE, resource, handle, "may have changed since it was last in use")
-        case Drifted(handle, differences, in_place):
+        case Drifted(handle, differences, in_place, live=live):
             why = ", ".join(differences)
             if not in_place and resource.keeps:
                 return Action(Verb.PENDING, resource, handle, f"{why}: holds data, so it is never made anew")
             if not in_place and resource.lifetime is Lifetime.DISK:
                 return Action(Verb.PENDING, resource, handle, f"{why}: needs --recreate")
-            if in_use or not in_place:
+            if (in_use and not live) or not in_place:
                 return Action(Verb.PENDING, resource, handle, f"{why}: needs --restart")
             return Action(Verb.UPDATE, resource, handle, why)
 
@@ -189,7 +202,7 @@ def _remade(
         users = dependents[resource.key]
         running = {user.key for user in users if user.lifetime is Lifetime.BOOT}
         match seen[resource.key]:
-            case Present():
+            case Present() | Drifted(in_place=True, live=True):
                 continue
             case Drifted(in_place=False, usable=usable) if resource.lifetime is Lifetime.DISK:
                 if recreate and not resource.keeps:

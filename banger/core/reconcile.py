@@ -1,5 +1,7 @@
 """At the start of a command: what is recorded as running, or has handles, and is not alive, is taken down.
 
+What is alive and not recorded so is recorded.
+
 Seed S6. The handles go to teardown before the record changes, so that whatever they stand for is really gone.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from banger.core.handles import vm_alive
+from banger.core.handles import vm_alive, vmm_process
 from banger.core.session import Session
 from banger.core.state import VmRecord
 from banger.core.teardown import tear_down
@@ -17,21 +19,29 @@ from banger.errors import Busy
 def reconcile(session: Session, held: frozenset[str] = frozenset()) -> None:
     """Settle every recorded VM. `held`: names whose locks the caller holds; one that another command holds is its."""
     for record in session.store.snapshot().vms():
-        if not _gone(session, record):
+        if not _untrue(session, record):
             continue
         if record.name in held:
-            _demote(session, record)
+            _settle(session, record)
             continue
         with suppress(Busy), session.locked([record.name], "settling what is not running"):
             current = session.store.snapshot().vm(record.name)  # whoever held the lock may have settled it
-            if current and _gone(session, current):
-                _demote(session, current)
+            if current and _untrue(session, current):
+                _settle(session, current)
 
 
-def _gone(session: Session, record: VmRecord) -> bool:
+def _untrue(session: Session, record: VmRecord) -> bool:
     handles = session.handles.of(record.directory)
     suspect = record.runtime.state == "running" or bool(handles)  # handles alone: killed while writing a stopped disk
     return suspect and not vm_alive(session.view.processes, record, handles)
+
+
+def _settle(session: Session, record: VmRecord) -> None:
+    if vmm_process(session.view.processes, record, session.handles.of(record.directory)) is None:
+        _demote(session, record)
+    else:  # it lives, and it is the record that is behind: put back from a backup, or not written any more
+        with session.store.transaction() as records:
+            records.put(record.with_runtime(state="running"))
 
 
 def _demote(session: Session, record: VmRecord) -> None:

@@ -28,10 +28,15 @@ def save(host: Host, directory: Path, config: GuestConfig) -> None:
         host.files.write(path, text)
 
 
+def is_there(host: HostView, directory: Path) -> bool:
+    """Whether a VM was ever put together as far as this; without it, it cannot be started."""
+    return host.files.status(directory / FILE) is not None
+
+
 def load(host: HostView, directory: Path) -> GuestConfig:
     """The configuration that was kept. Raises StateError when there is none, or none that can be read."""
     path = directory / FILE
-    if host.files.status(path) is None:
+    if not is_there(host, directory):
         raise StateError(f"what belongs into this guest is not known: {path} is not there", hint="apply its playbook")
     try:
         return _config(json.loads(host.files.read(path)))

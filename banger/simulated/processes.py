@@ -178,7 +178,7 @@ class SimulatedQmp:
 
     def _listener(self, socket: Path, command: str) -> ProcessIdentity:
         process = self._host.processes.find(str(socket))
-        if process is None or socket in self.deaf:
+        if process is None or socket in self.deaf or "--api-sock" in (self._host.processes.arguments(process) or []):
             raise VmmError(f"QEMU did not answer `{command}` on {socket}: Connection refused")
         return process
 

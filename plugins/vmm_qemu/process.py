@@ -49,7 +49,7 @@ class QemuProcess(VmmProcess):
         stage(f"starting QEMU ({accelerator})")
         process = self.find(host, None) or self._start(host, self.machine, accelerator)
         try:
-            status = self.until_it_answers(host, process, lambda: self._status(host))
+            status = self.until_it_answers(host, process, lambda: self._status(host), stage)
             if status["status"] != "running":
                 raise VmmError(f"QEMU has started, but its machine is {status['status']}:\n{self.log_tail(host)}")
         except BaseException:

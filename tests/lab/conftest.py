@@ -13,7 +13,7 @@ import pytest
 from tests.lab.replay import Replay, Session
 
 _INSIDE = Path(__file__).with_name("inside")
-_SILENCE_S = float(os.environ.get("BANGER_LAB_SILENCE_S", "900"))
+_SILENCE_S = float(os.environ.get("BANGER_LAB_SILENCE_S", "600"))
 _JOB = "python3 -m tests.lab.job /lab/run/arguments.json\n"
 _ARGUMENTS = (
     *("-p", "no:cacheprovider", "--color=no", "-v"),
@@ -47,4 +47,4 @@ def pytest_configure(config: pytest.Config) -> None:
         ):
             yield machine
 
-    config.pluginmanager.register(Replay(_INSIDE, start, _SILENCE_S))
+    config.pluginmanager.register(Replay(_INSIDE, start, _SILENCE_S, say))

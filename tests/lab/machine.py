@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ __all__ = ["Machine", "Run", "prepared"]
 
 _DISK_MIB = 12288
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet panic=-1 mitigations=off "
+    "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=30 mitigations=off "
     "banger.root=overlay banger.lower=/dev/vda banger.upper=/dev/vdc init=/lab-init"
 )
 _POWER_OFF_S = 30.0
@@ -126,8 +127,15 @@ class Machine:
         return found
 
     def console_tail(self) -> str:
-        text = self.run.console.read_bytes().decode("utf-8", "replace") if self.run.console.exists() else ""
-        return "\n".join(text.replace("\r", "").splitlines()[-_TAIL_LINES:])
+        return "\n".join(self._console().replace("\r", "").splitlines()[-_TAIL_LINES:])
+
+    def crash(self) -> str:
+        """The line in which the machine's own kernel says that it gives up; empty when it did not."""
+        said = re.search(r"Kernel panic - not syncing: .*", self._console())
+        return said[0].strip() if said else ""
+
+    def _console(self) -> str:
+        return self.run.console.read_bytes().decode("utf-8", "replace") if self.run.console.exists() else ""
 
 
 def _whole_lines(stream: IO[bytes]) -> list[bytes]:

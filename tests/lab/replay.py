@@ -24,6 +24,8 @@ class Session(Protocol):
     def kill(self) -> None: ...
     def lines(self) -> list[bytes]: ...
     def console_tail(self) -> str: ...
+    def crash(self) -> str:
+        """What the machine's own kernel said when it gave up; empty when it did not."""
 
 
 StartLab = Callable[[Sequence[str]], AbstractContextManager[Session]]
@@ -38,12 +40,22 @@ class Replay:
 
     Reports are passed on as they come. An item that the lab ended without, or that nothing is heard of for `silence_s`
     seconds, fails with the end of the lab's console.
+
+    A machine whose own kernel panics is begun again, a few times: guests in an emulated machine's KVM now and then
+    bring that down (its emulator's registers, not what is tested). The tests of that file then run from its first on,
+    for they build on one another; those that were reported stay as reported.
     """
 
-    def __init__(self, directory: Path, start: StartLab, silence_s: float) -> None:
+    _CRASHES = 2
+
+    def __init__(
+        self, directory: Path, start: StartLab, silence_s: float, say: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._directory = directory
         self._start = start
         self._silence_s = silence_s
+        self._say = say
+        self._crashes = 0
         self._stack = contextlib.ExitStack()
         self._session: Session | None = None
         self._trouble: BaseException | None = None
@@ -84,15 +96,31 @@ class Replay:
                 raise self._trouble
             if self._session is None:
                 self._begin(item)
-            self._wait_for(item.nodeid)
+            self._wait_until_finished(item)
         except (Exception, pytest.skip.Exception, pytest.fail.Exception) as trouble:  # noqa: BLE001  # is reported
             self._close(wait=False)
             self._trouble = trouble if isinstance(trouble, pytest.skip.Exception) else RuntimeError("the lab is gone")
             return [_made_here(item, trouble)]
         return [_report(item.config, data) for data in self._reports[item.nodeid]]
 
+    def _wait_until_finished(self, item: pytest.Item) -> None:
+        while True:
+            assert self._session is not None
+            try:
+                return self._wait_for(item.nodeid)
+            except RuntimeError:
+                crash = self._session.crash()
+                if not crash or self._crashes == self._CRASHES:
+                    raise
+            self._crashes += 1
+            self._say(f"its machine crashed ({crash}); begun again")
+            self._close(wait=False)
+            self._begin(item)
+
     def _begin(self, item: pytest.Item) -> None:
-        self._selected = [each.nodeid for each in item.session.items if self._is_ours(each)]
+        ours = [each for each in item.session.items if self._is_ours(each)]
+        self._selected = [each.nodeid for each in ours if each.path == item.path or each.nodeid not in self._finished]
+        self._reports = {nodeid: found for nodeid, found in self._reports.items() if nodeid in self._finished}
         option = item.config.option
         options = [f"--tb={option.tbstyle}", *(["--showlocals"] if option.showlocals else [])]
         self._session = self._stack.enter_context(self._start([*options, *self._selected]))
@@ -113,6 +141,8 @@ class Replay:
 
     def _take(self, lines: list[bytes]) -> None:
         for event in map(json.loads, lines):
+            if "report" in event and event["report"]["nodeid"] in self._finished:
+                continue  # reported already, before a crash
             if "report" in event:
                 self._reports.setdefault(event["report"]["nodeid"], []).append(event["report"])
             else:

@@ -38,11 +38,13 @@ class Lab:
         return found
     def console_tail(self):
         return console.read_text()
+    def crash(self):
+        return "a panic" if (project / "inside/panic").exists() else ""
 
 @contextlib.contextmanager
 def start(given):
     arguments.write_text(json.dumps(["--rootdir", str(project), "-p", "no:cacheprovider", *given]))
-    reports.touch()
+    reports.write_bytes(b"")
     command = [sys.executable, "-m", "tests.lab.job", str(arguments), str(reports)]
     inside = {"stdout": console.open("wb"), "stderr": subprocess.STDOUT, "cwd": project}
     with inside["stdout"], subprocess.Popen(command, **inside) as process:
@@ -128,6 +130,38 @@ def test_outcomes_are_those_of_the_inside(tmp_path: Path) -> None:
     assert "the lab ended before this" in outcomes["test_dies"]
     assert "inside/test_it.py ..FEsx" in outcomes["test_dies"], "its console's end"
     assert "the lab is gone" in outcomes["test_never_reached"]
+
+
+_CRASHES = """
+import os
+from pathlib import Path
+LOG = Path(__file__).with_name("log")
+def begun(name):
+    with LOG.open("a") as log:
+        log.write(name + " ")
+    return LOG.read_text().count(name)
+def test_first():
+    begun("first")
+def test_crashes():
+    if begun("crashes") <= TIMES:
+        Path(__file__).with_name("panic").touch()
+        os._exit(3)
+def test_last():
+    begun("last")
+"""
+
+
+def test_machine_that_crashes_is_begun_again_from_the_first_of_the_file(tmp_path: Path) -> None:
+    outcomes, said = _run(tmp_path, _CRASHES.replace("TIMES", "2"))
+    assert set(outcomes.values()) == {"passed"}, said
+    assert len(outcomes) == 5
+    assert (tmp_path / "project/inside/log").read_text() == "first crashes first crashes first crashes last "
+
+
+def test_machine_that_crashes_time_and_again_is_a_failure(tmp_path: Path) -> None:
+    outcomes, _ = _run(tmp_path, _CRASHES.replace("TIMES", "3"))
+    assert "the lab ended before this" in outcomes["test_crashes"]
+    assert "the lab is gone" in outcomes["test_last"]
 
 
 def test_items_are_marked_before_they_are_selected(tmp_path: Path) -> None:

@@ -160,3 +160,29 @@ def test_plan_of_stopping_only_takes_the_device_down() -> None:
     assert verbs(plan("vm", wanted, HOST, {}, unwanted=unwanted)) == [
         ("remove", "vm/snapshot"), ("ok", "vm/cow"), ("ok", "vm/files")
     ]  # fmt: skip
+
+
+def test_plan_mends_under_a_running_vm_what_may_be_mended_there() -> None:
+    things = vm(Drifted({}, ("rules are gone",), live=True), Present())
+    for restart in (False, True):
+        assert verbs(plan("vm", things, HOST, {}, restart=restart)) == [("update", "vm/disk"), ("ok", "vm/vmm")]
+
+
+def test_plan_takes_away_what_handles_still_stand_for_once_nothing_runs_on_it() -> None:
+    stray = Thing("vm/tap", (), Present(), Lifetime.BOOT)
+    waits = plan("vm", vm(Present(), Present()), HOST, {}, former=[stray], user="vm/vmm")
+    assert verbs(waits)[0] == ("pending", "vm/tap")
+    goes = plan("vm", vm(Present(), Absent()), HOST, {}, former=[stray], user="vm/vmm")
+    assert verbs(goes)[0] == ("remove", "vm/tap")
+
+
+def test_plan_lets_whoever_made_a_thing_take_it_away() -> None:
+    made_by = Thing("vm/vmm", (), Present(), Lifetime.BOOT, keeps=True)
+    stopped = plan("vm", [], HOST, {}, unwanted=vm(Present(), Present())[:1], former=[made_by])
+    assert [action.resource for action in stopped.actions] == [made_by]
+    drifted = vm(Present(), Drifted({}, ("it runs under another",), in_place=False))
+    again = plan("vm", drifted, HOST, {}, former=[made_by], restart=True)
+    assert [(action.verb.value, action.resource is made_by) for action in again.actions if action.changes] == [
+        ("remove", True),
+        ("create", False),
+    ]

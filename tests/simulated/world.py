@@ -11,9 +11,12 @@ from typing import Any
 import banger_guestconfig_base
 import banger_guestconfig_net
 import banger_guestconfig_sshd
+import banger_network_tap
 import banger_network_user
+import banger_storage_dm
 import banger_storage_file
 import banger_storage_overlay
+import banger_vmm_firecracker
 import banger_vmm_qemu
 import banger_workdisk_ext4
 
@@ -104,7 +107,7 @@ class World:
         self.home = Home(directory / "home")
         self.directory = directory
         self.events: list[Event] = []
-        self.blocked: set[str] = set()
+        self.blocked = {"network_tap", "storage_dm", "vmm_firecracker"}
 
     def write(self, greeting: str = "all", state: str = "running", *changes: tuple[str, str]) -> Path:
         path = self.directory / "playbook.yml"
@@ -122,9 +125,12 @@ class World:
             "guestconfig_net": banger_guestconfig_net,
             "guestconfig_sshd": banger_guestconfig_sshd,
             "image_tiny": TinySource(),
+            "network_tap": banger_network_tap,
             "network_user": banger_network_user,
+            "storage_dm": banger_storage_dm,
             "storage_file": banger_storage_file,
             "storage_overlay": banger_storage_overlay,
+            "vmm_firecracker": banger_vmm_firecracker,
             "vmm_qemu": banger_vmm_qemu,
             "workdisk_ext4": banger_workdisk_ext4,
         }
