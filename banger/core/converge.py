@@ -107,6 +107,8 @@ class _Apply:
         self._absent = [request.name for request in playbook.vms if request.state == "absent"]
         self._roster = Roster(session, playbook, options.restart, options.recreate)
         self._cancelled = Flag()
+        self._drafted: dict[str, tuple[VmRecord, Member]] = {}
+        """By name: the record that was allocated, and the VM that was put together for it."""
 
     def run(self) -> list[Outcome]:
         image_plans = self._check()
@@ -169,7 +171,10 @@ class _Apply:
     def _drafts(self, problems: list[Problem]) -> list[Member]:
         """The VMs as they would be put together; nothing is recorded."""
         records = self._session.store.snapshot()
-        return self._roster.members(self._roster.allocated(records), records.by_name(), problems)
+        allocated = self._roster.allocated(records)
+        members = self._roster.members(allocated, records.by_name(), problems)
+        self._drafted = {member.request.name: (allocated[member.request.name], member) for member in members}
+        return members
 
     # --- images
 
@@ -213,8 +218,7 @@ class _Apply:
     def _settle(self) -> list[Member]:
         """Record what is wanted, make the keys, and put the members together."""
         session = self._session
-        if self._roster.wanted:
-            access.ensure_ssh_key(session.host, session.home)
+        key = access.ensure_ssh_key(session.host, session.home) if self._roster.wanted else ""
         with session.store.transaction() as records:
             known = records.by_name()
             allocated = self._roster.allocated(records)
@@ -226,7 +230,14 @@ class _Apply:
         for record in allocated.values():
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
-        members = self._roster.members(allocated, known, problems)
+        made = {
+            name: member
+            for name, (record, member) in self._drafted.items()
+            if (allocated[name], known.get(name)) == (record, member.before)
+            and member.vm.host_key != access.UNMADE
+            and key in member.vm.authorized_keys
+        }
+        members = self._roster.members(allocated, known, problems, made)
         if problems:  # they would have been found in the drafts, so only a changed host can lead here
             raise PlaybookError(by_place(problems))
         return members

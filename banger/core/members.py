@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from banger.core import images, tasks
@@ -81,17 +82,21 @@ class Roster:
         return allocated
 
     def members(
-        self, records: Mapping[str, VmRecord], known: Mapping[str, VmRecord], problems: list[Problem]
+        self,
+        records: Mapping[str, VmRecord],
+        known: Mapping[str, VmRecord],
+        problems: list[Problem],
+        made: Mapping[str, Member] = MappingProxyType({}),
     ) -> list[Member]:
         """Each VM with its guest configuration; `known` are the records by name as they were before this run.
 
-        Whatever is wrong with one is added to `problems`.
+        Whatever is wrong with one is added to `problems`. `made`: those that were put together already.
         """
         modules = self.session.plugins.guest_modules()
-        members = []
-        for request in self.wanted:
-            members.append(self._member(request, records[request.name], known.get(request.name), modules, problems))
-        return members
+        return [
+            made.get(each.name) or self._member(each, records[each.name], known.get(each.name), modules, problems)
+            for each in self.wanted
+        ]
 
     def missing_plugins(self, request: VmRequest) -> list[Problem]:
         """What the request names that no plugin in use answers for."""
