@@ -48,12 +48,12 @@ class BangerError(Exception):
 
 
 class PlaybookError(BangerError):
-    """The playbook is wrong. Carries every problem found, each with its place; nothing was touched."""
+    """The playbook is wrong; nothing was touched. Carries every problem once, in the order a reader meets them."""
 
     exit_code = 2
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(sorted(dict.fromkeys(problems), key=lambda each: each.place or Place("", 0, 0)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from banger.identity import ProcessIdentity, SshEndpoint
 
 if TYPE_CHECKING:
+    from banger.errors import HostError
     from banger.types import GuestFile
 
 __all__ = [
@@ -128,6 +129,8 @@ class Link:
     """The bridge it is a port of."""
     isolated: bool = False
     """As a port: whether it is kept from other isolated ports."""
+    learns_linklocal: bool = False
+    """As a bridge: whether it learns who is where also from frames that are for it alone (IEEE 802.1D, 7.12.6)."""
     owner: int | None = None
     """The user id that may open a tap; None: any."""
     addresses: tuple[str, ...] = ()
@@ -165,6 +168,9 @@ class FilesView(Protocol):
 
     def list(self, directory: Path) -> list[Path]:
         """Sorted; empty when the directory is not there."""
+
+    def mount_options(self, path: Path) -> set[str]:
+        """Which of `nodev` and `noexec`, mount(8), the file system has that this is on."""
 
 
 class Files(FilesView, Protocol):
@@ -275,8 +281,11 @@ class LinksView(Protocol):
     def namespaces(self) -> list[str]:
         """The names of all namespaces, sorted."""
 
-    def refusal(self) -> str | None:
-        """Why a tap on a bridge cannot be had here, found by making both where nobody sees them; None: it can."""
+    def refusal(self, rules: str = "") -> HostError | None:
+        """Why a tap, a bridge, or a firewall of these rules (nft(8)) cannot be had here; None: they can.
+
+        Found by making them where nobody sees them.
+        """
 
 
 class Links(LinksView, Protocol):
@@ -289,7 +298,10 @@ class Links(LinksView, Protocol):
         """With all that is in it; already gone is success."""
 
     def add_bridge(self, name: str, mac: str, *, netns: str = "") -> None:
-        """A bridge that is down, forwards at once (no spanning tree), and has this address from the beginning."""
+        """A bridge that is down, forwards at once (no spanning tree), and has this address from the beginning.
+
+        It learns nothing from link-local frames.
+        """
 
     def add_tap(self, name: str, alias: str, *, owner: int | None = None, netns: str = "") -> None:
         """A tap that stays, is down, and has its alias as soon as it stays; there must be no device of this name.
@@ -305,6 +317,7 @@ class Links(LinksView, Protocol):
         addresses: Sequence[str] | None = None,
         master: str | None = None,
         isolated: bool | None = None,
+        learns_linklocal: bool | None = None,
         up: bool | None = None,
         netns: str = "",
     ) -> None:
@@ -403,6 +416,9 @@ class ProcessesView(Protocol):
         wins. Only when the hint fails are all command lines read.
         """
 
+    def refresh(self) -> None:
+        """Whoever is looked for from now on is found, or not, as of now or later: for when a lock was taken."""
+
     def arguments(self, process: ProcessIdentity) -> list[str] | None:
         """Its command line, the program's name first; None when it is gone."""
 
@@ -460,7 +476,7 @@ class Qmp(QmpView, Protocol):
 
 
 class HttpView(Protocol):
-    """Asking who listens on a Unix socket, in JSON over HTTP. `timeout_s`: how long it may be silent."""
+    """Asking who listens on a Unix socket, in JSON over HTTP. `timeout_s`: when the whole answer must be there."""
 
     def get(self, socket: Path, path: str, timeout_s: float = 5.0) -> Any:
         """The JSON of the answer. Raises VmmError with its own words when it refuses, and when nobody answers."""

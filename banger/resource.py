@@ -109,7 +109,7 @@ class Resource(ABC):
         """What `banger vm show` tells of it while it is there, beside its handle: `{"overlay": "3% of 4GiB"}`."""
         return {}
 
-    def by_hand(self) -> Sequence[str]:
+    def by_hand(self, host: HostView) -> Sequence[str]:
         """The shell commands that would make it, for dry runs; none where they would say nothing."""
         return ()
 

@@ -16,6 +16,10 @@ COMMANDS = {
     "destroy": ("banger.cli.destroy:destroy", "Remove the VMs a playbook names, and all they left on this host."),
     "doctor": ("banger.cli.doctor:doctor", "Whether this host has what each plugin needs, and how to mend it."),
     "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
+    "validate": (
+        "banger.cli.validate:validate",
+        "Whether a playbook is right, as far as that can be told without a host.",
+    ),
     "vm": ("banger.cli.vm:vm", "List VMs, get into one, start, stop, delete them."),
 }
 

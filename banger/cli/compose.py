@@ -16,13 +16,18 @@ from banger.core.state import Store
 from banger.linux.host import LinuxHost, ReadOnlyHost
 
 
+def load_plugins() -> Plugins:
+    """Every plugin that is not blocked."""
+    return Plugins.load(Configuration.load(Home.from_environment()).block_plugins)
+
+
 def open_session(report: Report) -> Session:
-    """Loads every plugin that is not blocked; `report` is told what happens."""
+    """`report` is told what happens."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # rolls back, as Ctrl-C does
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a lock for each VM is an open file
     home = Home.from_environment()
-    plugins = Plugins.load(Configuration.load(home).block_plugins)
+    plugins = load_plugins()
     host = LinuxHost(home.cache, lambda name: shared_lock(home.lock(name)))
     store = Store(home.state, home.lock("state"))
     return Session(home, store, plugins, host, ReadOnlyHost(host), HandleCache(host.boot_id), report)

@@ -22,7 +22,7 @@ from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard, locked
-from banger.core.members import Member, Roster, by_place
+from banger.core.members import Member, Roster
 from banger.core.plan import Plan, plan
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
@@ -45,21 +45,10 @@ class ApplyOptions:
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_playbook(session: Session, path: Path, extra_vars: Mapping[str, Any]) -> Playbook:
-    """Load and check a playbook as far as it can be without the host. Raises PlaybookError with all problems."""
-    return load(
-        path,
-        modules=session.plugins.guest_modules(),
-        image_sources=session.plugins.image_sources(),
-        network_kinds=session.plugins.network_kinds(),
-        extra_vars=extra_vars,
-    )
-
-
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Make the host as the playbook says; with `check`, only say what that would take."""
     session.report({"type": "version", "events": VERSION})
-    playbook = read_playbook(session, path, options.extra_vars)
+    playbook = load(path, session.plugins.declared(), options.extra_vars)
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
         return _Apply(session, playbook, options, {}).run()
 
@@ -72,7 +61,7 @@ def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Remove every VM the playbook names. Images stay: they are a cache that belongs to no one VM."""
     session.report({"type": "version", "events": VERSION})
-    playbook = read_playbook(session, path, options.extra_vars)
+    playbook = load(path, session.plugins.declared(), options.extra_vars)
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
         return _destroy(session, names, options.forks, Flag())
@@ -159,7 +148,7 @@ class _Apply:
         if len(plans) == len(self._playbook.images) + len(self._given):
             self._drafts(problems)
         if problems:
-            raise PlaybookError(by_place(problems))
+            raise PlaybookError(problems)
         return plans
 
     def _only_say(self, image_plans: Mapping[str, ImagePlan]) -> list[Outcome]:
@@ -239,7 +228,7 @@ class _Apply:
         }
         members = self._roster.members(allocated, known, problems, made)
         if problems:  # they would have been found in the drafts, so only a changed host can lead here
-            raise PlaybookError(by_place(problems))
+            raise PlaybookError(problems)
         return members
 
     def _converge(self, members: Sequence[Member]) -> list[Outcome]:

@@ -83,7 +83,7 @@ def _make(session: Session, name: str, wish: Mapping[str, Any], records: Records
         hint = f"--image, one of: {', '.join(sorted(known))}" if known else "apply a playbook with an image first"
         raise UsageError(what, hint=hint)
     networks = {record.nic.network: network_of(record, session.plugins) for record in records.vms()}
-    playbook = adhoc(name, {**wish, "image": image}, session.plugins.network_kinds(), networks)
+    playbook = adhoc(name, {**wish, "image": image}, session.plugins.declared(), networks)
     return create(session, playbook, {image: known_image(session.home, image, known[image])})
 
 

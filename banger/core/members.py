@@ -6,7 +6,7 @@ Looks at the host and the records, and changes neither.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -69,12 +69,17 @@ class Roster:
         """Every wanted VM's record as this playbook wants it."""
         networks = {network.name: network for network in self.playbook.networks}
         known = records.by_name()
-        taken = [record.nic for record in known.values()]
+        stay = {
+            each.name: self._keeps_nic(known[each.name], networks[each.network])
+            for each in self.wanted
+            if each.name in known
+        }
+        taken = [record.nic for record in known.values() if stay.get(record.name, True)]
         allocated = {}
         for request in self.wanted:
             old, network = known.get(request.name), networks[request.network]
             vm_id = old.id if old else secrets.token_hex(5)
-            nic = old.nic if old and self._keeps_nic(old, network) else None
+            nic = old.nic if old and stay[request.name] else None
             if nic is None:
                 nic = self.session.plugins.allocate_nic(network, vm_id, taken, self.session.view)
                 taken.append(nic)
@@ -285,10 +290,3 @@ def _runtime(request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, fil
 
 def _plain(options: object) -> dict[str, Any]:
     return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
-
-
-def by_place(problems: Sequence[Problem]) -> list[Problem]:
-    """Sorted as a reader meets them."""
-    return sorted(
-        dict.fromkeys(problems), key=lambda p: (p.place.file, p.place.line, p.place.column) if p.place else ("", 0, 0)
-    )

@@ -11,6 +11,7 @@ from banger.core import options, tasks, variables, yaml_source
 from banger.core.request import (
     AUTO,
     DEFAULT_NETWORK_KIND,
+    Declared,
     ImageKeys,
     ImageRequest,
     NetworkKeys,
@@ -24,7 +25,7 @@ from banger.core.variables import Unrendered
 from banger.core.yaml_source import Node, Scalar
 from banger.errors import Place, Problem
 from banger.guestconfig import parse_public_key
-from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKind, Size
+from banger.types import ImageSource, ImageSpec, Network, NetworkKind, Size
 
 MINIMUM_MEMORY = Size.parse("64MiB")
 MINIMUM_DISK = Size.parse("16MiB")
@@ -41,21 +42,18 @@ class PlayReader:
     `todos` are each play's tasks with the variables they may use.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        modules: Mapping[str, GuestModule],
-        image_sources: Mapping[str, ImageSource],
-        network_kinds: Mapping[str, NetworkKind],
-        extra_vars: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, path: Path, declared: Declared, extra_vars: Mapping[str, Any]) -> None:
         self.path = path
         self.images: list[ImageRequest] = []
         self.networks: list[Network] = []
         self.vms: list[VmRequest] = []
         self.problems: list[Problem] = []
         self.todos: list[tuple[tuple[Task, ...], Mapping[str, Any]]] = []
-        self._modules, self._sources, self._kinds = modules, image_sources, network_kinds
+        self._modules, self._sources, self._kinds = (
+            declared.modules,
+            declared.image_sources,
+            declared.network_kinds,
+        )
         self._extra_vars = extra_vars
         self._named: dict[str, dict[str, Place]] = {"image": {}, "network": {}, "VM": {}}
         self._unnamed: set[str] = set()

@@ -15,10 +15,10 @@ from typing import Any
 
 from banger.core import tasks, yaml_source
 from banger.core.play import PlayReader
-from banger.core.request import ImageRequest, VmRequest
+from banger.core.request import Declared, ImageRequest, VmRequest
 from banger.errors import Place, PlaybookError, Problem, UsageError
 from banger.guestconfig import GuestConfig
-from banger.types import GuestModule, ImageSource, Network, NetworkKind
+from banger.types import GuestModule, Network
 
 __all__ = ["ImageRequest", "Playbook", "VmRequest", "load"]
 
@@ -38,47 +38,35 @@ class Playbook:
         return self.path.parent
 
 
-def load(
-    path: Path,
-    *,
-    modules: Mapping[str, GuestModule],
-    image_sources: Mapping[str, ImageSource],
-    network_kinds: Mapping[str, NetworkKind],
-    extra_vars: Mapping[str, Any] = MappingProxyType({}),
-) -> Playbook:
-    """Read and check a playbook. The mappings are from name to declaration; `extra_vars` win over all others.
-
-    Raises PlaybookError with every problem found, sorted by place.
-    """
-    reader = PlayReader(path, modules, image_sources, network_kinds, extra_vars)
+def load(path: Path, declared: Declared, extra_vars: Mapping[str, Any] = MappingProxyType({})) -> Playbook:
+    """Read and check a playbook; `extra_vars` win over all others. Raises PlaybookError with every problem found."""
+    reader = PlayReader(path, declared, extra_vars)
     root, problems = yaml_source.load(_read(path), str(path))
     if root is not None or not problems:
         _read_plays(root, reader)
         reader.check_references()
     problems += reader.problems
     if problems:
-        problems += _problems_of_tasks(reader, path.parent, modules)
-        raise PlaybookError(sorted(dict.fromkeys(problems), key=_by_place))
+        problems += _problems_of_tasks(reader, path.parent, declared.modules)
+        raise PlaybookError(problems)
     return Playbook(path, tuple(reader.images), tuple(reader.networks), tuple(reader.vms))
 
 
-def adhoc(
-    name: str, wish: Mapping[str, Any], network_kinds: Mapping[str, NetworkKind], networks: Mapping[str, Network]
-) -> Playbook:
+def adhoc(name: str, wish: Mapping[str, Any], declared: Declared, networks: Mapping[str, Network]) -> Playbook:
     """A playbook of one VM that was asked for on the command line, checked as one that somebody wrote.
 
     `wish`: its keys, sizes as text. The image and `networks` are known from elsewhere. Raises UsageError.
     """
     path = Path("command line")
-    reader = PlayReader(path, {}, {}, network_kinds, {})
+    reader = PlayReader(path, declared, {})
     root, problems = yaml_source.load(json.dumps([{"vms": [{"name": name, **wish}]}]), str(path))
     _read_plays(root, reader)
     reader.check_references(images=[str(wish.get("image"))], networks=networks)
     if problems := problems + reader.problems:
         raise UsageError("; ".join(problem.message for problem in problems), hint=problems[0].hint)
     used = {vm.network for vm in reader.vms} - {network.name for network in reader.networks}
-    declared = [*reader.networks, *(networks[name] for name in used if name in networks)]
-    return Playbook(path, (), tuple(declared), tuple(reader.vms))
+    all_networks = (*reader.networks, *(networks[name] for name in used if name in networks))
+    return Playbook(path, (), all_networks, tuple(reader.vms))
 
 
 def _read(path: Path) -> str:
@@ -114,7 +102,3 @@ def _problems_of_tasks(reader: PlayReader, directory: Path, modules: Mapping[str
         for todo, context in reader.todos
         for problem in tasks.contribute(GuestConfig(), todo, facts, context, modules, directory)
     ]
-
-
-def _by_place(problem: Problem) -> tuple[bool, Place]:
-    return problem.place is not None, problem.place or Place("", 0, 0)

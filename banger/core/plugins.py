@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from banger import hooks
+from banger.core.request import Declared
 from banger.errors import BangerError, PluginError
 from banger.guestconfig import GuestConfig
 from banger.host import HostView
@@ -61,7 +62,7 @@ BUILT_IN = (
 ENTRY_POINT_GROUP = "banger"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-Declared = TypeVar("Declared", GuestModule, ImageSource, NetworkKind)
+Declaration = TypeVar("Declaration", GuestModule, ImageSource, NetworkKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,10 @@ class Plugins:
 
     def network_kinds(self) -> dict[str, NetworkKind]:
         return self._declared(self._ask("register_network_kind"), "network plugin")
+
+    def declared(self) -> Declared:
+        """All that plugins add to the language of playbooks."""
+        return Declared(self.guest_modules(), self.image_sources(), self.network_kinds())
 
     def needs(self) -> dict[str, list[Need]]:
         """What each plugin needs of its host, by plugin; plugins that need nothing are not there."""
@@ -241,9 +246,9 @@ class Plugins:
                 raise PluginError(f"plugin {self._infos[plugin]} returned {resource!r}, which is not a resource")
         return resources
 
-    def _declared(self, answers: Iterable[tuple[str, Declared]], what: str) -> dict[str, Declared]:
+    def _declared(self, answers: Iterable[tuple[str, Declaration]], what: str) -> dict[str, Declaration]:
         owners: dict[str, str] = {}
-        declared: dict[str, Declared] = {}
+        declared: dict[str, Declaration] = {}
         for plugin, declaration in answers:
             name = declaration.name
             if name in owners:

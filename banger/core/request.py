@@ -7,13 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from banger.core.tasks import Task
-from banger.types import ImageSpec, Network, NetworkKind, Place, Size
+from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKind, Place, Size
 
 DEFAULT_NETWORK_KIND = "user"
 AUTO = "auto"
 """For a VM's storage, network and VMM: what this host can do best."""
 _DEFAULT_MEMORY = Size.parse("512MiB")
 _DEFAULT_ROOT_DISK = Size.parse("4GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What plugins add to the language of playbooks, each by name."""
+
+    modules: Mapping[str, GuestModule] = field(default_factory=dict)
+    image_sources: Mapping[str, ImageSource] = field(default_factory=dict)
+    network_kinds: Mapping[str, NetworkKind] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Session:
         ]
         if dry:
             for told, action in zip(actions, todo.actions, strict=True):
-                if action.verb is Verb.CREATE and (commands := list(action.resource.by_hand())):
+                if action.verb is Verb.CREATE and (commands := list(action.resource.by_hand(self.view))):
                     told["by_hand"] = commands
         self.report({"type": "plan", "subject": todo.subject, "actions": actions})
 
@@ -49,6 +49,7 @@ class Session:
         with ExitStack() as stack:
             for name in sorted(set(names)):
                 stack.enter_context(locked(self.home.lock(f"vm-{name}"), wait=False, purpose=purpose))
+            self.view.processes.refresh()  # what whoever held them has started is to be found
             yield
 
     def vm(self, record: VmRecord, *, running: bool = True) -> Vm:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from banger.linux import console_relay
+from banger.linux.process import until_named
 
 CONSOLE_BYTES = 2**20
 """The most that is kept of each output; at least the newer half of it is always there."""
@@ -20,8 +21,9 @@ _RELAY = Path(console_relay.__file__)
 def relayed(console: Path, pipes: Mapping[Path, Path], owner: int | None = None) -> Iterator[int]:
     """A descriptor to be a program's stdout, whose output ends up in `console`; see `banger.host.Processes.start`.
 
-    The relay is there before the block, so that the program finds a reader, and lives as long as the program does. If
-    the block fails, so that there is no program, it ends with it; killed on the way, so does it too.
+    The relay is there before the block, so that the program finds a reader, and whoever looks for the one or the other
+    finds one at every moment. It lives as long as the program does. If the block fails, so that there is no program, it
+    ends with it; killed on the way, so does it too.
     """
     with contextlib.ExitStack() as opened:
         reading, writing = os.pipe()
@@ -45,6 +47,7 @@ def relayed(console: Path, pipes: Mapping[Path, Path], owner: int | None = None)
                 start_new_session=True,
             )
         try:
+            until_named(relay.pid)
             yield writing
         except BaseException:
             opened.close()

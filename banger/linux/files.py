@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from banger.errors import BangerError
+from banger.errors import BangerError, HostError
 from banger.host import FileStatus
 from banger.linux import copying
 from banger.linux.publish import publishing, sync
@@ -24,6 +24,7 @@ _CURES = {
     errno.EXDEV: "keep the VMs and what they are made of on one file system",
     errno.EROFS: "choose a directory on a writable file system with BANGER_HOME",
 }
+_MOUNT_OPTIONS = {"nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC}
 
 
 class LinuxFiles:
@@ -55,6 +56,12 @@ class LinuxFiles:
                 return sorted(directory.iterdir())
             except FileNotFoundError:
                 return []
+
+    def mount_options(self, path: Path) -> set[str]:
+        """Which of `nodev` and `noexec` its file system has, statvfs(3)."""
+        with _explained(f"look at {path}"):
+            flags = os.statvfs(path).f_flag
+        return {option for option, flag in _MOUNT_OPTIONS.items() if flags & flag}
 
     def make_directory(self, path: Path, mode: int = 0o700) -> None:
         """With its parents, all of this mode; existing ones are kept as they are."""
@@ -117,7 +124,7 @@ class LinuxFiles:
 
     def share(self, source: Path, path: Path, owner: int) -> None:
         """Make a second name for a file (link(2)) or a block device (mknod(2)), and make it `owner`'s."""
-        with _explained(f"make {path}, another name for {source}"):
+        with _by_root(f"make {path}, another name for {source}"):
             found = source.stat()
             if stat.S_ISBLK(found.st_mode):
                 os.mknod(path, stat.S_IFBLK | 0o600, found.st_rdev)
@@ -127,7 +134,7 @@ class LinuxFiles:
 
     def give(self, path: Path, owner: int) -> None:
         """Make a file or directory belong to this user id and the group of the same number."""
-        with _explained(f"give {path} to the user {owner}"):
+        with _by_root(f"give {path} to the user {owner}"):
             os.chown(path, owner, owner, follow_symlinks=False)
 
 
@@ -137,3 +144,13 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise BangerError(f"cannot {what}: {error.strerror}", hint=_CURES.get(error.errno or 0)) from error
+
+
+@contextlib.contextmanager
+def _by_root(what: str) -> Iterator[None]:
+    """Of what only root may do: HostError for whoever may not."""
+    with _explained(what):
+        try:
+            yield
+        except PermissionError as error:
+            raise HostError(f"cannot {what}: {error.strerror}", hint="run as root") from error

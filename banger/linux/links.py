@@ -12,16 +12,16 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from banger.errors import Busy, HostError
+from banger.errors import Busy, CommandError, HostError
 from banger.host import Link, NetworkState, Route
 from banger.linux import netns as namespaces
 from banger.linux import nft
-from banger.linux.netlink import attributes, dump, number, text
-from banger.linux.netns import call_inside
+from banger.linux.netlink import attribute, attributes, dump, number, order, text
+from banger.linux.netns import NoSuchNamespace, call_inside
 
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _TUN = Path("/dev/net/tun")
@@ -33,8 +33,8 @@ _IFF_UP = 0x1
 _SIOCBRADDBR = 0x89A0
 _NAME_BYTES = 15
 
-# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-_GET_LINK, _GET_ADDRESS, _GET_ROUTE = 18, 22, 26
+# linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/if_addr.h
+_NEW_LINK, _GET_LINK, _GET_ADDRESS, _GET_ROUTE = 16, 18, 22, 26
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, prefix length of the destination, …, flags
@@ -43,6 +43,8 @@ _SKIP_STATISTICS = struct.pack("=HHI", 8, _IFLA_EXT_MASK, 1 << 3)
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _TUN_OWNER, _TUN_TYPE = 1, 3
 _PORT_ISOLATED = 33  # IFLA_BRPORT_ISOLATED
+_BRIDGE_OPTIONS = 46  # IFLA_BR_MULTI_BOOLOPT: struct br_boolopt_multi, values and which of them count
+_NO_LINKLOCAL_LEARN = 1  # 1 << BR_BOOLOPT_NO_LL_LEARN
 _IFA_LOCAL = 2
 _RTA_DESTINATION, _RTA_DEVICE = 1, 4
 
@@ -53,25 +55,24 @@ class LinuxLinks:
     """See `banger.host.Links`. Every method may be called from any thread."""
 
     def look(self, netns: str = "") -> NetworkState | None:
-        if netns and not namespaces.exists(netns):
-            return None
-        with _refusals(f"the network{_in(netns)} cannot be looked at"):
+        with suppress(NoSuchNamespace), _refusals(f"the network{_in(netns)} cannot be looked at"):
             return call_inside(netns, _look)
+        return None
 
     def routes(self, netns: str = "") -> list[Route]:
-        if netns and not namespaces.exists(netns):
-            return []
-        with _refusals(f"the routes{_in(netns)} cannot be looked at"):
+        with suppress(NoSuchNamespace), _refusals(f"the routes{_in(netns)} cannot be looked at"):
             return call_inside(netns, _routes)
+        return []
 
     def namespaces(self) -> list[str]:
         return namespaces.names()
 
-    def refusal(self) -> str | None:
+    def refusal(self, rules: str = "") -> HostError | None:
         try:
-            namespaces.call_in_a_new_one(_try_tap_and_bridge)
-        except OSError as error:
-            return f"{error.strerror or error}"
+            with _refusals("a network namespace cannot be made"):
+                namespaces.call_in_a_new_one(lambda: _try_all(rules))
+        except HostError as error:
+            return error
         return None
 
     def add_namespace(self, name: str, alias: str) -> None:
@@ -91,8 +92,9 @@ class LinuxLinks:
             with _routing() as routing:
                 # Its address is set, so that it does not change with the ports that come and go.
                 routing.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
+            _learn_linklocal(socket.if_nametoindex(name), False)
 
-        self._do(f"the bridge {name} cannot be made", netns, add)
+        self._do(f"the bridge {name} cannot be made", netns, add, module="bridge")
 
     def add_tap(self, name: str, alias: str, *, owner: int | None = None, netns: str = "") -> None:
         def add() -> None:
@@ -103,7 +105,7 @@ class LinuxLinks:
                     routing.link("set", index=socket.if_nametoindex(name), ifalias=alias)
                 fcntl.ioctl(tun, _TUNSETPERSIST, 1)  # until here it goes with us
 
-        self._do(f"the tap {name} cannot be made", netns, add)
+        self._do(f"the tap {name} cannot be made", netns, add, module="tun")
 
     def change(
         self,
@@ -113,6 +115,7 @@ class LinuxLinks:
         addresses: Sequence[str] | None = None,
         master: str | None = None,
         isolated: bool | None = None,
+        learns_linklocal: bool | None = None,
         up: bool | None = None,
         netns: str = "",
     ) -> None:
@@ -127,6 +130,8 @@ class LinuxLinks:
                     routing.link("set", index=index, master=socket.if_nametoindex(master) if master else 0)
                 if isolated is not None:
                     routing.brport("set", index=index, isolated=int(isolated))
+                if learns_linklocal is not None:
+                    _learn_linklocal(index, learns_linklocal)
                 if up is not None:
                     routing.link("set", index=index, state="up" if up else "down")
 
@@ -148,9 +153,9 @@ class LinuxLinks:
 
         self._do("net.ipv4.ip_forward cannot be set", netns, forward)
 
-    def _do(self, failure: str, netns: str, change: Callable[[], None], *, gone: int = 0) -> None:
-        """Change something inside a namespace; an error of the number `gone` is success."""
-        with _refusals(failure + _in(netns), gone):
+    def _do(self, failure: str, netns: str, change: Callable[[], None], *, gone: int = 0, module: str = "") -> None:
+        """Change something inside a namespace; an error of the number `gone` is success. `module`: see `_refusals`."""
+        with _refusals(failure + _in(netns), gone=gone, module=module):
             call_inside(netns, change)
 
 
@@ -183,8 +188,25 @@ def _link(
         alias=text(about.get(_IFLA_IFALIAS)),
         master=names.get(master, "") if master else "",
         isolated=bool(number(port.get(_PORT_ISOLATED))),
+        learns_linklocal=kind == "bridge" and not _options(data) & _NO_LINKLOCAL_LEARN,
         owner=number(data.get(_TUN_OWNER)) if tap else None,
         addresses=tuple(addresses.get(index, ())),
+    )
+
+
+def _options(bridge: dict[int, bytes]) -> int:
+    """The options of a bridge that are on, a bit for each; none where the kernel knows of none."""
+    return number(bridge.get(_BRIDGE_OPTIONS, b"")[:4]) or 0
+
+
+def _learn_linklocal(index: int, on: bool) -> None:
+    """ip-link(8): no_linklocal_learn, of a bridge."""
+    options = struct.pack("=II", 0 if on else _NO_LINKLOCAL_LEARN, _NO_LINKLOCAL_LEARN)
+    info = attribute(_INFO_KIND, b"bridge") + attribute(_INFO_DATA, attribute(_BRIDGE_OPTIONS, options))
+    order(
+        socket.NETLINK_ROUTE,
+        _NEW_LINK,
+        _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(_IFLA_LINKINFO, info),
     )
 
 
@@ -216,11 +238,21 @@ def _name_tap(descriptor: int, name: str) -> None:
     fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", encoded, flags))
 
 
-def _try_tap_and_bridge() -> None:
-    with _TUN.open("r+b", buffering=0) as tun:
+def _try_all(rules: str) -> None:
+    """Make one of each. Raises HostError with the cure of what fails."""
+    with _refusals("a tap cannot be made", module="tun"), _TUN.open("r+b", buffering=0) as tun:
         _name_tap(tun.fileno(), "tap")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    with (
+        _refusals("a bridge cannot be made", module="bridge"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket,
+    ):
         fcntl.ioctl(any_socket, _SIOCBRADDBR, b"bridge\0")
+    if rules:
+        try:
+            nft.load(rules)
+        except CommandError as error:
+            said = next((line for line in error.message.splitlines() if "Error" in line), error.message)
+            raise HostError(f"its firewall cannot be made: {said}", hint=_RULES_CURE) from error
 
 
 @contextmanager
@@ -237,8 +269,8 @@ def _routing() -> Iterator[Any]:
 
 
 @contextmanager
-def _refusals(failure: str, gone: int = 0) -> Iterator[None]:
-    """Tell what the kernel refused, and why."""
+def _refusals(failure: str, *, gone: int = 0, module: str = "") -> Iterator[None]:
+    """Tell what the kernel refused, and why. `module`: of the kernel, without which it knows nothing of this."""
     try:
         yield
     except OSError as error:
@@ -247,16 +279,17 @@ def _refusals(failure: str, gone: int = 0) -> Iterator[None]:
         message = f"{failure}: {error.strerror or error}"
         if error.errno == errno.EBUSY:
             raise Busy(message) from error
-        raise HostError(message, hint=_CURES.get(error.errno or 0)) from error
+        missing = module and error.errno in _NOT_KNOWN
+        raise HostError(message, hint=f"modprobe {module}" if missing else _CURES.get(error.errno or 0)) from error
 
 
 _CURES = {
     errno.EPERM: "run as root",
     errno.EACCES: "run as root",
-    errno.ENOENT: "modprobe tun",
-    errno.EOPNOTSUPP: "modprobe bridge",
     errno.EEXIST: "see what it is: ip -d link",
 }
+_NOT_KNOWN = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOPKG})
+_RULES_CURE = "use a kernel with CONFIG_NF_TABLES_BRIDGE, CONFIG_NF_TABLES_INET and CONFIG_NFT_MASQ"
 
 
 def _in(netns: str) -> str:

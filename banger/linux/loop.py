@@ -143,6 +143,7 @@ def _clear(device: LoopDevice) -> None:
         wanted = device.backing.stat()
         with _opened(device.path, os.O_RDONLY | os.O_CLOEXEC) as descriptor:
             if _INFO.unpack(_status(descriptor))[:2] == (wanted.st_dev, wanted.st_ino):
+                _log.debug("run: %s", shlex.join(["losetup", "--detach", str(device.path)]))
                 fcntl.ioctl(descriptor, _CLR_FD)
     except OSError as error:
         if error.errno not in _NOT_YET_OR_NO_MORE:

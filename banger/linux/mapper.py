@@ -113,7 +113,6 @@ class LinuxMapper:
 
     def remove(self, name: str) -> None:
         """Take a device away; one that is open only for a moment (udev) is waited for."""
-        _log.debug("run: %s", remove_command(name))
         deadline = time.monotonic() + _BUSY_TIMEOUT_S
         while True:
             try:
@@ -125,8 +124,9 @@ class LinuxMapper:
                 time.sleep(_PAUSE_S)
             else:
                 break
-        with _explained(f"remove {_LINKS / name}"), contextlib.suppress(FileNotFoundError):
-            (_LINKS / name).unlink()
+        with _explained(f"remove {_LINKS / name}"):
+            for link in (_LINKS / name, _unfinished(name)):
+                link.unlink(missing_ok=True)
 
     def revive_store(self, cow: Path) -> None:
         """Set the store's mark back to valid. Raises BangerError for what is no store."""
@@ -173,6 +173,8 @@ class LinuxMapper:
         except OSError as error:
             if error.errno not in _NO_DRIVER:
                 raise
+        else:
+            _log.debug("run: %s", remove_command(name))
 
     def _explain_refusal(self, error: BaseException, table: Sequence[Target]) -> None:
         """The kernel says EINVAL for whatever it dislikes in a table. Raises HostError where a module is missing."""
@@ -213,10 +215,15 @@ def _link(name: str, device: int) -> None:
     link = _LINKS / name
     if _leads_to(link, device):
         return
-    temporary = link.with_name(f".{name}.new")
+    temporary = _unfinished(name)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"../dm-{os.minor(device)}")
     temporary.replace(link)
+
+
+def _unfinished(name: str) -> Path:
+    """What becomes /dev/mapper/NAME by rename(2), so that there always is the old or the new one."""
+    return _LINKS / f".{name}.new"
 
 
 def _leads_to(path: Path, device: int) -> bool:

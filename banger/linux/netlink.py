@@ -1,6 +1,7 @@
 """Reading the kernel's tables over netlink(7), without a process and without importing anything large.
 
-What is read is all of a kind (a dump); the few things that are looked for are picked out of it by whoever asks.
+What is read is all of a kind (a dump); the few things that are looked for are picked out of it by whoever asks. What is
+changed this way is only what pyroute2 has no name for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-_REQUEST, _DUMP = 0x1, 0x300
+_REQUEST, _ACKNOWLEDGE, _DUMP = 0x1, 0x4, 0x300
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: something changed in the middle of it
 _ERROR, _DONE = 2, 3
 _RECEIVE_BYTES = 1 << 17
@@ -33,6 +34,18 @@ def dump(protocol: int, kind: int, request: bytes) -> list[bytes]:
             if whole:
                 return bodies
     raise OSError(errno.EINTR, "the kernel's tables change faster than they can be read")
+
+
+def order(protocol: int, kind: int, request: bytes) -> None:
+    """Have something changed; `request` is the body. Raises OSError as the kernel answers it."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as connection:
+        connection.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST | _ACKNOWLEDGE, 0, 0) + request)
+        _answer(connection)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute as it stands in a message."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def attributes(data: bytes) -> dict[int, bytes]:

@@ -26,10 +26,14 @@ _MNT_DETACH = 2
 T = TypeVar("T")
 
 
+class NoSuchNamespace(HostError):
+    """There is none of this name, or none any more."""
+
+
 def call_inside(name: str, function: Callable[[], T]) -> T:
     """What `function` returns or raises when it runs in the namespace of this name; empty: where we are.
 
-    Raises HostError when there is no such namespace, or we may not enter it.
+    Raises NoSuchNamespace when there is none, HostError when we may not enter it.
     """
     if not name:
         return function()
@@ -64,7 +68,8 @@ def enter(name: str) -> None:
             os.close(descriptor)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: a file that no namespace is mounted on
-            raise HostError(f"there is no network namespace {name} on this host", hint=f"ip netns add {name}") from None
+            message = f"there is no network namespace {name} on this host"
+            raise NoSuchNamespace(message, hint=f"ip netns add {name}") from None
         raise HostError(f"cannot enter the network namespace {name}: {error.strerror}", hint="run as root") from error
 
 

@@ -56,6 +56,11 @@ class LinuxProcesses:
                 self._scanned_until = time.monotonic() + _SCAN_S
             return [pid for pid, line in self._command_lines.items() if wanted in line]
 
+    def refresh(self) -> None:
+        """Who is looked for from now on is found, or not, by a scan that begins from now on."""
+        with self._lock:  # whoever scans now ends first
+            self._scanned_until = 0.0
+
     def arguments(self, process: ProcessIdentity) -> list[str] | None:
         """Its command line, the program's name first; None when it is gone."""
         arguments = [os.fsdecode(argument) for argument in _arguments(process.pid)]
@@ -111,15 +116,9 @@ class LinuxProcesses:
         if stat is None:
             raise CommandError(f"`{shlex.join(argv)}` was gone at once; what it said is in {log}")
         process = ProcessIdentity(child.pid, stat[1])
-        self._until_named(process)
-        self._scanned_until = 0.0  # it is to be found at once
+        until_named(child.pid)
+        self.refresh()  # it is to be found at once
         return process
-
-    def _until_named(self, process: ProcessIdentity) -> None:
-        """execve(2) tells its caller of success a moment before /proc has the new command line; `find` needs that."""
-        with _pinned(process) as descriptor:
-            while descriptor is not None and not _command_line(process.pid) and not _ended(descriptor, 0.001):
-                pass
 
     def wait(self, process: ProcessIdentity, timeout_s: float) -> bool:
         """Whether it ended within the time; also True when it was gone before."""
@@ -133,6 +132,7 @@ class LinuxProcesses:
         """Whether the relay that writes this console ends in time, which it does when its VMM has ended."""
         from banger.linux.console import is_relay
 
+        self.refresh()
         deadline = time.monotonic() + timeout_s
         for pid in self._mentioning(os.fsencode(console)):
             start_time = _start_time(pid)
@@ -154,6 +154,19 @@ class LinuxProcesses:
                         hint=f"see what it waits for: cat /proc/{process.pid}/stack",
                     )
         _reap(process)
+
+
+def until_named(pid: int) -> None:
+    """Wait for a child of ours that was just started to have its command line, or to end.
+
+    execve(2) tells its caller of success a moment before /proc has the new command line, which it is found by.
+    """
+    descriptor = os.pidfd_open(pid)
+    try:
+        while not _command_line(pid) and not _ended(descriptor, 0.001):
+            pass
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -11,11 +11,15 @@ nothing but Python's own library.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 SSH_PORT = 22
@@ -33,7 +37,8 @@ def connect(uds: Path, port: int, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(timeout_s)
-        connection.connect(str(uds))
+        with reachable(uds) as there:
+            connection.connect(there)
         connection.sendall(f"CONNECT {port}\n".encode())
         answer = _line(connection, deadline)
         if not answer.startswith(b"OK "):
@@ -43,6 +48,29 @@ def connect(uds: Path, port: int, timeout_s: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def reachable(uds: Path) -> Iterator[str]:
+    """A path to connect to instead of `uds`, good for the block. Raises OSError for what is no socket.
+
+    `uds` may be a symbolic link of ours to a place below it. There a jailed VMM does as it pleases: a link of its own
+    could lead to any socket of the host, so from there on none is followed.
+    """
+    below = Path(uds.name)
+    with contextlib.suppress(OSError):  # it is no symbolic link
+        below = Path(os.path.relpath(uds.readlink(), uds.parent))
+    descriptor = os.open(uds.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        for name in below.parts:
+            above = descriptor
+            descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            os.close(above)
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), str(uds))
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def vsock_banner(uds: Path, timeout_s: float, port: int = SSH_PORT) -> str | None:

@@ -34,9 +34,10 @@ class _Loop:
 
 
 class SimulatedLoops:
-    """`banger.host.Loops` in memory."""
+    """`banger.host.Loops` in memory. `direct`: the files that were attached to be read and written past the cache."""
 
     def __init__(self, host: SimulatedHost) -> None:
+        self.direct: set[Path] = set()
         self._host = host
         self._attached: dict[str, _Loop] = {}
 
@@ -61,6 +62,7 @@ class SimulatedLoops:
                 self._hold(there[0].number, held)
             else:
                 with self._host.effect(f"loops.attach {backing}"):
+                    self.direct |= {backing} if direct else set()
                     self._hold(self.add(backing, read_only=read_only, autoclear=True).number, held)
             yield held[0].device
         finally:  # as the kernel does when a process ends, however it does

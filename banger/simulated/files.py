@@ -46,11 +46,12 @@ class File:
 class SimulatedFiles:
     """`banger.host.Files` in memory.
 
-    `reflinks`: whether copies share extents; `owners`: whose what was given away is.
+    `reflinks`: whether copies share extents; `owners`: whose what was given away is; `mounted`: the mount options.
     """
 
     def __init__(self, host: SimulatedHost) -> None:
         self.reflinks = False
+        self.mounted: set[str] = set()
         self.owners: dict[Path, int] = {}
         self._host = host
         self._files: dict[Path, File] = {}
@@ -84,6 +85,9 @@ class SimulatedFiles:
         return sorted(
             path for path in (*self._files, *self._directories) if path != Path("/") and path.parent == directory
         )
+
+    def mount_options(self, path: Path) -> set[str]:
+        return set(self.mounted)
 
     def mode(self, path: Path) -> int:
         """The permission bits of a file, for tests."""

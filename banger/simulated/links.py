@@ -37,7 +37,7 @@ class SimulatedLinks:
 
     def __init__(self, host: SimulatedHost) -> None:
         self.of: dict[str, SimulatedNamespace] = {"": SimulatedNamespace()}
-        self.refused: str | None = None
+        self.refused: HostError | None = None
         self.user = 0
         self._host = host
         self._index = itertools.count(2)
@@ -61,7 +61,7 @@ class SimulatedLinks:
     def namespaces(self) -> list[str]:
         return sorted(name for name in self.of if name)
 
-    def refusal(self) -> str | None:
+    def refusal(self, rules: str = "") -> HostError | None:
         return self.refused
 
     def add_namespace(self, name: str, alias: str) -> None:
@@ -92,6 +92,7 @@ class SimulatedLinks:
         addresses: Sequence[str] | None = None,
         master: str | None = None,
         isolated: bool | None = None,
+        learns_linklocal: bool | None = None,
         up: bool | None = None,
         netns: str = "",
     ) -> None:
@@ -102,12 +103,15 @@ class SimulatedLinks:
                     raise HostError(f"the network device {name} cannot be changed: there is no device {device}")
             if isolated is not None and not (links[name].master if master is None else master):
                 raise HostError(f"the network device {name} cannot be changed: it is not a port of a bridge")
+            if learns_linklocal is not None and links[name].kind != "bridge":
+                raise HostError(f"the network device {name} cannot be changed: it is not a bridge")
             links[name] = replace(
                 links[name],
                 alias=links[name].alias if alias is None else alias,
                 addresses=links[name].addresses if addresses is None else tuple(addresses),
                 master=links[name].master if master is None else master,
                 isolated=bool(isolated) if master is not None or isolated is not None else links[name].isolated,
+                learns_linklocal=links[name].learns_linklocal if learns_linklocal is None else learns_linklocal,
                 up=links[name].up if up is None else up,
             )
 

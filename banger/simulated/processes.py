@@ -66,6 +66,9 @@ class SimulatedProcesses:
         found = [p.identity for p in self.all if p.alive and owns([each.encode() for each in p.argv], wanted)]
         return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
 
+    def refresh(self) -> None:
+        """It always finds what there is now."""
+
     def uses(self, disk: Path) -> bool:
         """Whether a live process was given this disk; the real host finds it locked then."""
         named = any(str(disk) in argument for process in self.all if process.alive for argument in process.argv)

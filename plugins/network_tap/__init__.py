@@ -13,15 +13,16 @@ from ipaddress import IPv4Address, IPv4Network
 from banger.errors import HostError
 from banger.hooks import hookimpl
 from banger.host import HostView
+from banger.identity import mac_address
 from banger.needs import Finding, Need, capability, device, program
 from banger.resource import Handle, Resource
 from banger.types import Network, NetworkKind, NetworkSetup, Nic, Problem, TapAttachment, Vm
 
 from .addresses import allocate
-from .names import tap_name
+from .names import bridge_name, tap_name
 from .options import TapNetworkOptions
 from .port import TapPort
-from .rules import Port
+from .rules import Port, Rules
 
 NAME = "tap"
 
@@ -37,7 +38,7 @@ def register_needs() -> Sequence[Need]:
         device("/dev/net/tun", "modprobe tun"),
         capability("CAP_NET_ADMIN"),
         program("nft", "apt install nftables"),
-        Need("a tap on a bridge", _devices),
+        Need("a tap on a bridge, firewalled", _devices),
         Need("forwarding", _forwarding),
     ]
 
@@ -84,8 +85,9 @@ def _port(vm: Vm) -> TapPort:
         address=vm.nic.address,
         gateway=vm.nic.gateway,
         nat=options.nat,
+        isolated=options.isolate,
     )
-    return TapPort(_key(vm), port, vm.nic.ssh.netns, options.isolate, vm.vmm_uid)
+    return TapPort(_key(vm), port, vm.nic.ssh.netns, vm.vmm_uid)
 
 
 def _key(vm: Vm) -> str:
@@ -93,8 +95,11 @@ def _key(vm: Vm) -> str:
 
 
 def _devices(host: HostView) -> Finding:
-    refusal = host.links.refusal()
-    return Finding(False, f"cannot be made: {refusal}", "run as root") if refusal else Finding(True, "can be made")
+    """The firewall is that of a network with a guest; that nft(8) is not installed is told apart."""
+    guest = Port("tap", "doctor", "doctor", mac_address("doctor"), "172.16.0.2/24", "172.16.0.1", nat=True)
+    rules = Rules(guest.network, bridge_name(guest.network), (guest,))
+    refusal = host.links.refusal(rules.text() if host.tools.which("nft") else "")
+    return Finding(False, refusal.message, refusal.hint or "") if refusal else Finding(True, "can be made")
 
 
 def _forwarding(host: HostView) -> Finding:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import chain, count, islice
 from pathlib import Path
 
-from banger.errors import HostError
+from banger.errors import HostError, PlaybookError, Problem
 from banger.host import HostView
 from banger.identity import mac_address
 from banger.types import Network, Nic, SshEndpoint
 
 from .names import bridge_mac, bridge_name, tap_name
 from .options import TapNetworkOptions
-from .rules import Port
+from .rules import Port, all_ports
 
 SSH_PORT = 22
 _EVERYWHERE_BITS = 8
@@ -25,14 +25,16 @@ def allocate(network: Network, vm_id: str, taken: Sequence[Nic], host: HostView)
     """The lowest address that is free, with the bridge as its gateway.
 
     Free is what neither a record nor another's tap has. Raises HostError when the subnet is full, or is not to
-    be had here.
+    be had here, PlaybookError when another network has it.
     """
     options: TapNetworkOptions = network.options
     subnet = IPv4Network(options.subnet)
+    _refuse_subnet_of_another(network, [nic for nic in taken if nic.mac != mac_address(vm_id)])
     refuse_overlap(host, network.name, subnet, options.netns)
     gateway = str(next(subnet.hosts()))
     ports = [port for port in _ports_there(host, options.netns) if port.device != tap_name(vm_id)]
-    ip = _free_ip(network.name, subnet, {nic.ip for nic in taken} | {port.ip for port in ports})
+    cards: list[Nic | Port] = [*taken, *ports]
+    ip = _free_ip(network.name, subnet, {address for card in cards for address in (card.ip, card.gateway)})
     macs = {nic.mac for nic in taken if nic.network == network.name} | {port.mac for port in ports}
     return Nic(
         network=network.name,
@@ -43,6 +45,21 @@ def allocate(network: Network, vm_id: str, taken: Sequence[Nic], host: HostView)
         dns=options.dns or (_host_dns(host, options.netns) if options.nat else "") or gateway,
         ssh=SshEndpoint(ip, SSH_PORT, options.netns),
     )
+
+
+def _refuse_subnet_of_another(network: Network, taken: Sequence[Nic]) -> None:
+    """Raise PlaybookError when other VMs, of another network here, have the subnet or a part of it.
+
+    They need not run, so what is there on the host does not tell.
+    """
+    subnet, netns = IPv4Network(network.options.subnet), network.options.netns
+    for nic in taken:
+        theirs = IPv4Interface(nic.address).network
+        here = (nic.plugin, nic.ssh.netns) == (network.plugin, netns) and nic.network != network.name
+        if here and theirs.overlaps(subnet):
+            message = f"the subnet {subnet} of the network '{network.name}' overlaps {theirs} of '{nic.network}'"
+            hint = f"give '{network.name}' another subnet or another netns, or let its VMs be on '{nic.network}'"
+            raise PlaybookError([Problem(network.place, message, hint)])
 
 
 def refuse_overlap(host: HostView, name: str, subnet: IPv4Network, netns: str) -> None:
@@ -78,8 +95,7 @@ def _free_mac(vm_id: str, given: Container[str]) -> str:
 def _ports_there(host: HostView, netns: str) -> list[Port]:
     """Of whichever network, and whoever made them: another $BANGER_HOME has records of its own."""
     state = host.links.look(netns)
-    links = state.links.values() if state else ()
-    return [port for link in links if (port := Port.read(link.name, link.alias))]
+    return all_ports(state) if state else []
 
 
 def _host_dns(host: HostView, netns: str) -> str:

@@ -21,7 +21,7 @@ from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observatio
 from .addresses import refuse_overlap
 from .names import bridge_mac, bridge_name
 from .ownership import BRIDGE_ALIAS, NAMESPACE_ALIAS, can_go, is_our_namespace, is_ours, unused_networks
-from .rules import Port, Rules, ports_of
+from .rules import Port, Rules, all_ports, ports_of
 
 _EMPTY = NetworkState({}, {}, forwards=False)
 
@@ -33,7 +33,6 @@ class TapPort(Resource):
     key: str
     port: Port
     netns: str = ""
-    isolate: bool = True
     owner: int | None = None
     lifetime = Lifetime.BOOT
     stage = "setup_network"
@@ -48,7 +47,9 @@ class TapPort(Resource):
         differences = self._differences(state, tap)
         if not differences:
             return Present(self._handle(tap))
-        return Drifted(self._handle(tap), differences, in_place=not self._must_go(tap))
+        # What a guest was promised is in the alias; all else is damage, and its guest is the better for mending it.
+        in_place = not self._must_go(tap)
+        return Drifted(self._handle(tap), differences, in_place, live=in_place and tap.alias == self.port.alias)
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         return self._converge(host, stage)
@@ -97,10 +98,12 @@ class TapPort(Resource):
         else:
             if tap.master != self.bridge:
                 found.append(f"{tap.name} is on {tap.master or 'no bridge'}, not on {self.bridge}")
-            elif tap.isolated != self.isolate:
-                found.append(f"isolate {_word(tap.isolated)} -> {_word(self.isolate)}")
+            elif tap.isolated != port.isolated and tap.alias == port.alias:
+                found.append(f"isolate {_word(tap.isolated)} -> {_word(port.isolated)}")
             if port.bridge_address not in bridge.addresses:
                 found.append(f"{self.bridge} has no address {port.bridge_address}")
+            if bridge.learns_linklocal:
+                found.append(f"{self.bridge} believes addresses that no firewall rule sees")
             if not bridge.up:
                 found.append(f"{self.bridge} is down")
         if not tap.up:
@@ -123,6 +126,7 @@ class TapPort(Resource):
             ("address", was.address, self.port.address),
             ("mac", was.mac, self.port.mac),
             ("nat", _word(was.nat), _word(self.port.nat)),
+            ("isolate", _word(was.isolated), _word(self.port.isolated)),
         ]
         return ", ".join(f"{name} {old} -> {new}" for name, old, new in values if old != new) or "the VM's name"
 
@@ -154,8 +158,8 @@ class TapPort(Resource):
             self._load_rules(host)
             self._make_bridge(host)
             tap = self._now(host).links[self.port.device]
-            if (tap.master, tap.isolated, tap.up) != (self.bridge, self.isolate, True):
-                links.change(tap.name, master=self.bridge, isolated=self.isolate, up=True, netns=netns)
+            if (tap.master, tap.isolated, tap.up) != (self.bridge, self.port.isolated, True):
+                links.change(tap.name, master=self.bridge, isolated=self.port.isolated, up=True, netns=netns)
             return self._handle(tap)
 
     def _refuse_what_is_not_ours(self, host: Host, state: NetworkState | None) -> None:
@@ -166,6 +170,8 @@ class TapPort(Resource):
             raise _taken(self.bridge, self.netns)
         if tap and tap.kind != "tap":
             raise _taken(tap.name, self.netns)
+        if tap is None or not tap.up:
+            self._refuse_twin(there)
         if bridge is None or self.port.bridge_address not in bridge.addresses:
             subnet = IPv4Interface(self.port.address).network
             refuse_overlap(host, self.port.network, subnet, self.netns)
@@ -175,6 +181,17 @@ class TapPort(Resource):
                 f"the network '{self.port.network}' has nat, and {_place(self.netns)} does not forward packets",
                 hint=f"{inside}sysctl -w net.ipv4.ip_forward=1",
             )
+
+    def _refuse_twin(self, state: NetworkState) -> None:
+        """Raise HostError when another port has an address of ours: other homes have records of their own."""
+        mine = self.port
+        for other in all_ports(state):
+            same = f"address {mine.ip}" if other.ip == mine.ip else f"MAC {mine.mac}" if other.mac == mine.mac else ""
+            if same and other.device != mine.device:
+                raise HostError(
+                    f"the VM '{other.vm}', on {other.device} in {_place(self.netns)}, has the {same} of '{mine.vm}'",
+                    hint=f"stop that VM, which may be of another home, or destroy '{mine.vm}' and apply it again",
+                )
 
     def _make_tap(self, host: Host) -> None:
         """With its alias, and down where that says something new: the rules do not know of it yet."""
@@ -200,8 +217,11 @@ class TapPort(Resource):
         bridge = state.links[self.bridge]
         addresses = _bridge_addresses(ports_of(state, self.port.network))
         alias = BRIDGE_ALIAS + self.port.network
-        if (set(bridge.addresses), bridge.alias, bridge.up) != (set(addresses), alias, True):
-            host.links.change(self.bridge, alias=alias, addresses=addresses, up=True, netns=self.netns)
+        there = (set(bridge.addresses), bridge.alias, bridge.learns_linklocal, bridge.up)
+        if there != (set(addresses), alias, False, True):
+            host.links.change(
+                self.bridge, alias=alias, addresses=addresses, learns_linklocal=False, up=True, netns=self.netns
+            )
 
     def _now(self, host: Host) -> NetworkState:
         return host.links.look(self.netns) or _EMPTY

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 from banger.host import NetworkState
 
-_ALIAS = re.compile(r"banger tap ([a-z0-9-]+) ([a-z0-9-]+) ([0-9a-f:]{17}) ([0-9.]+/\d+) ([0-9.]+)( nat)?")
+_ALIAS = re.compile(r"banger tap ([a-z0-9-]+) ([a-z0-9-]+) ([0-9a-f:]{17}) ([0-9.]+/\d+) ([0-9.]+)( nat)?( open)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One VM's place in a network. `address` is the guest's, `gateway` the bridge's; `vm` is the VM's name."""
+    """One VM's place in a network. `address` is the guest's, `gateway` the bridge's; `vm` is the VM's name.
+
+    `isolated`: it neither reaches another guest of the network nor is reached by one, whatever that one is.
+    """
 
     device: str
     network: str
@@ -27,12 +30,13 @@ class Port:
     address: str
     gateway: str
     nat: bool
+    isolated: bool = True
 
     @property
     def alias(self) -> str:
         """What is written on the tap: at most 255 bytes."""
-        nat = " nat" if self.nat else ""
-        return f"banger tap {self.network} {self.vm} {self.mac} {self.address} {self.gateway}{nat}"
+        flags = f"{' nat' if self.nat else ''}{'' if self.isolated else ' open'}"
+        return f"banger tap {self.network} {self.vm} {self.mac} {self.address} {self.gateway}{flags}"
 
     @classmethod
     def read(cls, device: str, alias: str) -> Port | None:
@@ -40,8 +44,8 @@ class Port:
         found = _ALIAS.fullmatch(alias)
         if found is None:
             return None
-        network, vm, mac, address, gateway, nat = found.groups()
-        return cls(device, network, vm, mac, address, gateway, bool(nat))
+        network, vm, mac, address, gateway, nat, is_open = found.groups()
+        return cls(device, network, vm, mac, address, gateway, bool(nat), not is_open)
 
     @property
     def ip(self) -> str:
@@ -52,11 +56,15 @@ class Port:
         return f"{self.gateway}/{self.address.partition('/')[2]}"
 
 
+def all_ports(state: NetworkState, *, up: bool = False) -> list[Port]:
+    """The ports of all networks that are there, whoever made them; with `up`, those that are in use."""
+    taps = [link for link in state.links.values() if link.kind == "tap" and (link.up or not up)]
+    return [port for link in taps if (port := Port.read(link.name, link.alias))]
+
+
 def ports_of(state: NetworkState, network: str, *, up: bool = False) -> list[Port]:
     """The network's ports that are there; with `up`, those that are in use."""
-    taps = [link for link in state.links.values() if link.kind == "tap" and (link.up or not up)]
-    ports = [port for link in taps if (port := Port.read(link.name, link.alias))]
-    return sorted((port for port in ports if port.network == network), key=lambda port: port.device)
+    return sorted((port for port in all_ports(state, up=up) if port.network == network), key=lambda port: port.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +76,44 @@ class Rules:
     ports: tuple[Port, ...]
 
     @property
-    def tables(self) -> tuple[str, str]:
-        return f"bridge banger-{self.network}", f"ip banger-{self.network}"
+    def tables(self) -> tuple[str, ...]:
+        return tuple(self._bodies())
 
     @property
     def digest(self) -> str:
-        """The comment of both tables."""
-        return hashlib.sha256(f"{self._frames()}{self._packets()}".encode()).hexdigest()
+        """The comment of all tables."""
+        return hashlib.sha256("".join(self._bodies().values()).encode()).hexdigest()
 
     def in_force(self, state: NetworkState) -> bool:
         """Whether the tables that are there were made of these rules."""
         return all(state.tables.get(table) == self.digest for table in self.tables)
 
     def text(self) -> str:
-        """For nft(8): both tables, in the place of what they were."""
+        """For nft(8): all tables, in the place of what they were."""
         return "".join(
             f'{_without(table)}table {table} {{\n\tcomment "{self.digest}"\n{body}}}\n'
-            for table, body in zip(self.tables, (self._frames(), self._packets()), strict=True)
+            for table, body in self._bodies().items()
         )
 
     def removal(self) -> str:
-        """For nft(8): neither table."""
+        """For nft(8): none of the tables."""
         return "".join(map(_without, self.tables))
+
+    def _bodies(self) -> dict[str, str]:
+        """What is in each table, by its family and name."""
+        name = f"banger-{self.network}"
+        return {f"bridge {name}": self._frames(), f"inet {name}": self._strays(), f"ip {name}": self._packets()}
 
     def _frames(self) -> str:
         """Nothing comes from a guest but IPv4 and ARP, and that only as from itself.
 
         IPv6 too is dropped: guests are given none, and by link-local addresses they would get past the other table.
+        What is forwarded goes from one guest to another: the kernel's own isolation is only that of two isolated ports.
         """
         devices = _elements(f'"{port.device}"' for port in self.ports)
         ip = _elements(f'"{port.device}" . {port.mac} . {port.ip}' for port in self.ports)
         arp = _elements(f'"{port.device}" . {port.mac} . {port.mac} . {port.ip}' for port in self.ports)
+        isolated = _elements(f'"{port.device}"' for port in self.ports if port.isolated)
         return f"""\
 	set guests {{
 		type ifname
@@ -109,6 +124,9 @@ class Rules:
 	set owners {{
 		type ifname . ether_addr . ether_addr . ipv4_addr
 {arp}	}}
+	set isolated {{
+		type ifname
+{isolated}	}}
 	chain prerouting {{
 		type filter hook prerouting priority dstnat; policy accept;
 		iifname != @guests accept
@@ -116,18 +134,45 @@ class Rules:
 		iifname . ether saddr . arp saddr ether . arp saddr ip @owners accept
 		drop
 	}}
+	chain forward {{
+		type filter hook forward priority filter; policy accept;
+		iifname @isolated drop
+		oifname @isolated drop
+	}}
+"""
+
+    def _strays(self) -> str:
+        """A tap is no way to the host but by its bridge.
+
+        A frame to a bridge itself (IEEE 802.1D, 7.12.6) is not bridged, and what it carries is the tap's own to
+        receive, past both other tables.
+        """
+        devices = _elements(f'"{port.device}"' for port in self.ports)
+        return f"""\
+	set guests {{
+		type ifname
+{devices}	}}
+	chain prerouting {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname @guests drop
+	}}
 """
 
     def _packets(self) -> str:
         """Guests answer their host; those with nat reach what it reaches. The rest is refused, which ends at once.
 
-        Where the kernel has br_netfilter, what one guest sends another is forwarded here too.
+        A guest can have its host forward what it sends to another one, by sending it to the bridge's own hardware
+        address. Where the kernel has br_netfilter, what one guest sends another directly is forwarded here too.
         """
+        isolated = _elements(port.ip for port in self.ports if port.isolated)
         nat = _elements(port.ip for port in self.ports if port.nat)
         return f"""\
 	set nat {{
 		type ipv4_addr
 {nat}	}}
+	set isolated {{
+		type ipv4_addr
+{isolated}	}}
 	chain input {{
 		type filter hook input priority filter; policy accept;
 		iifname != "{self.bridge}" accept
@@ -138,6 +183,8 @@ class Rules:
 	}}
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
+		iifname "{self.bridge}" oifname "{self.bridge}" ip saddr @isolated drop
+		iifname "{self.bridge}" oifname "{self.bridge}" ip daddr @isolated drop
 		iifname "{self.bridge}" oifname "{self.bridge}" accept
 		oifname "{self.bridge}" ct state established,related accept
 		oifname "{self.bridge}" drop

@@ -117,27 +117,29 @@ class Snapshot(Resource):
         usage = self._usage(host)
         if usage is None:
             return {}
-        if problem := self._condition(host):
+        if problem := self._problem(host, usage):
             return {"overlay": problem}
         share = 100 * usage.used_bytes / usage.total_bytes
         return {"overlay": f"{human(usage.used_bytes)} of {human(usage.total_bytes)} ({share:.1f}%)"}
 
-    def by_hand(self) -> Sequence[str]:
+    def by_hand(self, host: HostView) -> Sequence[str]:
         """The loops' numbers are not known before they are there, so the shell is to fill them in."""
         if self.overlay is None:
             return ()
-        image, size_bytes = self.overlay.image, self.overlay.root_disk_bytes // CHUNK_BYTES * CHUNK_BYTES
+        image, facts = self.overlay.image, self.overlay.image.facts
+        filled_bytes = self.overlay.filled(host).size_bytes
+        size_bytes = max(self.overlay.root_disk_bytes // CHUNK_BYTES * CHUNK_BYTES, facts.rootfs_bytes, filled_bytes)
         commands = [
             f"base=$(losetup --find --show --read-only {shlex.quote(str(image.rootfs))})",
-            f"cow=$(losetup --find --show {shlex.quote(str(self.cow))})",
+            f"cow=$(losetup --find --show --direct-io=on {shlex.quote(str(self.cow))})",
         ]
         origin = "$base"
-        if size_bytes > image.facts.rootfs_bytes:
+        if size_bytes > facts.rootfs_bytes:
             origin = f"/dev/mapper/{self._base_name}"
-            table = "\\n".join(map(str, _base_table("$base", image.facts.rootfs_bytes, size_bytes)))
-            commands.append(f'printf "{table}" | dmsetup create {self._base_name} --readonly')
+            table = "\\n".join(map(str, _base_table("$base", facts.rootfs_bytes, size_bytes)))
+            commands.append(f'printf "{table}" | {self._dmsetup(self._base_name)} --readonly')
         (target,) = _snapshot_table(origin, "$cow", size_bytes)
-        return (*commands, f'dmsetup create {self.name} --table "{target}"')
+        return (*commands, f'{self._dmsetup(self.name)} --table "{target}"')
 
     @property
     def _base_name(self) -> str:
@@ -145,6 +147,9 @@ class Snapshot(Resource):
 
     def _uuid(self, name: str) -> str:
         return f"BANGER-{name.removeprefix('banger-')}"
+
+    def _dmsetup(self, name: str) -> str:
+        return f"dmsetup create {name} --uuid {self._uuid(name)}"
 
     def _map(self, host: Host, origin: LoopDevice, cow: LoopDevice, size_bytes: int) -> None:
         number = origin.number
@@ -202,25 +207,22 @@ class Snapshot(Resource):
         )
         if (base.table if base else (), device.table) != expected:
             return ("its devices are put together differently",)
-        if problem := self._condition(host):
+        if (usage := self._usage(host)) and (problem := self._problem(host, usage)):
             return (problem,)
         if filled.growing or filled.size_bytes < size_bytes:
             return ("growing the root disk was interrupted",)
         return ()
 
     def _refuse_unusable(self, host: HostView) -> None:
-        if problem := self._condition(host):
+        if (usage := self._usage(host)) and (problem := self._problem(host, usage)):
             raise DiskError(f"{self.key}: {problem}")
 
-    def _condition(self, host: HostView) -> str:
+    def _problem(self, host: HostView, usage: _Usage) -> str:
         """What keeps the snapshot from working, in the playbook's words; empty when nothing does."""
-        usage = self._usage(host)
-        status = host.files.status(self.cow)
-        if usage is None or status is None:
-            return ""
         if usage.is_full:
-            size = human(status.size_bytes)
-            return f"its overlay is full ({size} of {size}): raise `overlay`, then apply --restart"
+            status = host.files.status(self.cow)
+            size = human(status.size_bytes) if status else ""
+            return f"its overlay is full{size and f' ({size} of {size})'}: raise `overlay`, then apply --restart"
         if not usage.total_bytes:
             return f"the kernel gave its overlay up ({usage.said}) when writing to it failed (is the host's disk full?)"
         return ""

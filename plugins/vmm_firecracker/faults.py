@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from banger.errors import BangerError, HostError, VmmError
 
-__all__ = ["explained"]
+__all__ = ["explained", "is_silence"]
 
 _MISSING, _DENIED, _BUSY = r"No such file or directory", r"Permission denied", r"Resource busy"
 _USE_QEMU = "enable virtualisation and load kvm_intel or kvm_amd, or write vmm: qemu"
@@ -17,7 +17,7 @@ _APPLY_AGAIN = "apply the playbook again, which makes what is missing"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`pattern` is searched in Firecracker's words; what its groups found may stand in `message`."""
+    """`pattern` is searched in Firecracker's words; what its groups found may stand in `message` and `hint`."""
 
     pattern: str
     message: str
@@ -31,7 +31,8 @@ FAULTS = (
     Fault(
         r"backing file: (?P<why>.*) \(os error \d+\) (?P<path>/.*) \(PUT",
         "Firecracker cannot use the disk {path}: {why}",
-        "banger vm delete this VM, and apply again",
+        "see what is there (ls -lL {path}) and what the kernel says (dmesg | tail); "
+        "a root disk, and no other, is made anew by banger apply --recreate",
         VmmError,
     ),
     Fault(rf"kernel file cannot be opened: {_MISSING}", "the image's kernel is not there", _APPLY_AGAIN, VmmError),
@@ -126,10 +127,15 @@ FAULTS = (
 """The first that fits is it."""
 
 
+def is_silence(error: VmmError) -> bool:
+    """Whether it is none of Firecracker's refusals: nobody answered (`banger.host.Http`)."""
+    return error.message.startswith("nobody answered ")
+
+
 def explained(error: VmmError, log: str) -> BangerError:
     """What its refusal means; Firecracker's own words at the end. `log`: where more may be found."""
     for fault in FAULTS:
         if match := re.search(fault.pattern, error.message, re.DOTALL):
-            message = fault.message.format(**match.groupdict())
-            return fault.kind(f"{message} (Firecracker: {error.message})", hint=fault.hint)
+            message, hint = (words.format(**match.groupdict()) for words in (fault.message, fault.hint))
+            return fault.kind(f"{message} (Firecracker: {error.message})", hint=hint)
     return VmmError(f"Firecracker refused: {error.message}", hint=f"see {log}")

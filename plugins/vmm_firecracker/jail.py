@@ -16,16 +16,24 @@ from banger.host import Host
 
 from .machine import Machine
 
-__all__ = ["JAILER", "Jail", "is_jailed"]
+__all__ = ["JAILER", "Jail", "is_jailed", "is_jailer"]
 
 JAILER = "jailer"
 _ROOT = Path("/")
 _FIRECRACKER = "firecracker"
+_HINDERING = {"nodev", "noexec"}
+"""A jail has device nodes in it, and a copy of Firecracker."""
 
 
 def is_jailed(arguments: list[str]) -> bool:
     """Whether a command line is of a Firecracker that a jailer started: the jailer's copy of it lies in its root."""
-    return bool(arguments) and arguments[0].startswith(f"/{_FIRECRACKER}")
+    program = Path(arguments[0]) if arguments else Path()
+    return program.parent == _ROOT and program.name.startswith(_FIRECRACKER)
+
+
+def is_jailer(arguments: list[str]) -> bool:
+    """Whether a command line is of a jailer that has yet to become Firecracker."""
+    return bool(arguments) and Path(arguments[0]).name == JAILER
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +58,15 @@ class Jail:
         """Put everything there that Firecracker opens; `sockets` are those that it makes.
 
         A disk is the same inode, or device, under a second name. The kernel belongs to others too: it gets a copy.
-        Raises HostError where we are not root, BangerError where a file cannot have a second name.
+        Raises HostError where we are not root or no program or device in it would work, BangerError where a file
+        cannot have a second name.
         """
         root, files = self.root(host), host.files
+        if hindering := sorted(files.mount_options(self.directory.parent) & _HINDERING):
+            raise HostError(
+                f"Firecracker cannot run jailed in {self.directory}: its file system is mounted {','.join(hindering)}",
+                hint="mount it without nodev and noexec, or choose a directory on another one with BANGER_HOME",
+            )
         for path in (machine.kernel, machine.initrd):
             files.make_directory(_inside(root, path.parent), 0o755)
             files.clone(path, _inside(root, path))

@@ -33,9 +33,16 @@ class KernelElf(Resource):
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         with host.locked(f"vmlinux-{self.image.digest}"):
             if host.files.status(self.path) is None:
+                self._sweep(host)
                 stage("unpacking the kernel")
                 host.tools.unpack_kernel(self.image.kernel, self.path)
         return {}
+
+    def _sweep(self, host: Host) -> None:
+        """Clear away what was killed while it made this file; whoever makes it now holds the lock."""
+        for path in host.files.list(self.image.directory):
+            if path.name.startswith(f".{self.path.name}.") and path.name.endswith(".tmp"):
+                host.files.remove(path)
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """It goes with its image, not with a VM."""

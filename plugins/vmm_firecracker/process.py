@@ -10,10 +10,10 @@ from pathlib import Path
 from banger.errors import HostError, VmmError
 from banger.host import Host, HostView, ProcessIdentity
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Stage
-from banger.vmmprocess import VmmProcess
+from banger.vmmprocess import START_S, VmmProcess
 
-from .faults import explained
-from .jail import Jail, is_jailed
+from .faults import explained, is_silence
+from .jail import Jail, is_jailed, is_jailer
 from .machine import START, STOP, Machine, calls, differences
 
 __all__ = ["NAME", "FirecrackerProcess", "version_refusal"]
@@ -23,6 +23,9 @@ OLDEST, NEXT_MAJOR = (1, 8), (2, 0)
 """Since 1.8 devices are announced by ACPI; distributions' kernels have no other way to find them. 2.0 may break what
 is used here (docs/RELEASE_POLICY.md: no incompatible change within a major version)."""
 _NOT_STARTED, _RUNNING = "Not started", "Running"
+_LAST_WORDS_S = 0.5
+"""What one that has ended said is in its files by then."""
+_BROKEN_OFF = "its start was broken off"
 
 
 def version_refusal(version: str) -> str | None:
@@ -52,6 +55,8 @@ class FirecrackerProcess(VmmProcess):
             return Absent()
         handle = self.handle_of(process)
         arguments = host.processes.arguments(process) or []
+        if is_jailer(arguments):
+            return Drifted(handle, (_BROKEN_OFF,))
         if other := self.other_program(arguments):
             return Drifted(handle, (other,), in_place=False)
         if self.machine is None:
@@ -62,7 +67,7 @@ class FirecrackerProcess(VmmProcess):
         except VmmError:
             return Drifted(handle, ("it does not answer on its API socket",), in_place=False)
         if state == _NOT_STARTED:
-            return Drifted(handle, ("its start was broken off",))
+            return Drifted(handle, (_BROKEN_OFF,))
         found = differences(self.machine, config)
         if is_jailed(arguments) != bool(self.jail):
             found = (*found, f"jailed {'no -> yes' if self.jail else 'yes -> no'}")
@@ -82,7 +87,7 @@ class FirecrackerProcess(VmmProcess):
         process = None
         try:
             process = self._start(host, self.machine)
-            self._check_version(self.until_it_answers(host, process, lambda: self._version(host)))
+            self._check_version(self.until_it_answers(host, process, lambda: self._version(host), stage))
             self._tell(host, self.machine)
         except BaseException:
             if process is not None:
@@ -111,18 +116,10 @@ class FirecrackerProcess(VmmProcess):
         """A jailer's copy has the name that the program really has, which may tell its version too."""
         return None if is_jailed(arguments) else super().other_program(arguments)
 
-    def clean(self, host: Host) -> None:
-        super().clean(host)
-        host.files.remove_tree(self.files.jail)
-
-    @property
-    def leftovers(self) -> tuple[Path, ...]:
-        return (self.files.api_socket, self.files.vsock_socket, *self._pipes)
-
     @property
     def _pipes(self) -> dict[Path, Path]:
         """What a guest may make Firecracker write without end goes through these into files with a bound."""
-        return {self.files.directory / "log.pipe": self.log, self.files.directory / "metrics.pipe": self.files.metrics}
+        return {self.files.log_pipe: self.log, self.files.metrics_pipe: self.files.metrics}
 
     def _start(self, host: Host, machine: Machine) -> ProcessIdentity:
         sockets = (self.files.api_socket, self.files.vsock_socket)
@@ -152,9 +149,15 @@ class FirecrackerProcess(VmmProcess):
 
     def _tell(self, host: Host, machine: Machine) -> None:
         try:
-            for path, body in (*calls(machine), START):
+            for path, body in calls(machine):
                 host.http.put(self.files.api_socket, path, body)
+            path, body = START
+            host.http.put(self.files.api_socket, path, body, START_S)  # it reads kernel and initrd first
         except VmmError as error:
+            if is_silence(error):
+                host.processes.console_ended(self.files.console_log, _LAST_WORDS_S)
+                said = self.log_tail(host)
+                raise VmmError(f"Firecracker does not answer any more: {error.message}\n{said}") from error
             raise explained(error, str(self.log)) from error
 
 

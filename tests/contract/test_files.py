@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from banger.errors import BangerError
+from banger.errors import BangerError, HostError
 from banger.host import Host
+from banger.linux.files import LinuxFiles
+from banger.testing import SimulatedHost
+from tests.capabilities import require
 
 
 def test_write_a_new_file_is_read_back_whole(host: Host, tmp_path: Path) -> None:
@@ -121,6 +127,11 @@ def test_rename_of_a_directory_takes_what_is_in_it(host: Host, tmp_path: Path) -
 def test_link_leads_to_its_target_and_is_replaced(host: Host, tmp_path: Path) -> None:
     for target in ("a", "b"):
         host.files.link(tmp_path / target, tmp_path / "link")
+        if isinstance(host, SimulatedHost):
+            file = host.files.file(tmp_path / "link")
+            assert file is not None and file.target == tmp_path / target
+        else:
+            assert (tmp_path / "link").readlink() == tmp_path / target
     host.files.remove(tmp_path / "link")
     assert host.files.list(tmp_path) == []
 
@@ -149,3 +160,42 @@ def test_give_of_nothing_fails(host: Host, tmp_path: Path) -> None:
     host.files.give(tmp_path / "a", os.getuid())
     with pytest.raises(BangerError, match="cannot give"):
         host.files.give(tmp_path / "b", os.getuid())
+
+
+@pytest.mark.parametrize("options", [set(), {"nodev"}, {"noexec"}, {"nodev", "noexec"}], ids=str)
+def test_mount_options_are_those_of_the_file_system(host: Host, tmp_path: Path, options: set[str]) -> None:
+    if isinstance(host, SimulatedHost):
+        host.files.mounted = options
+        assert host.files.mount_options(tmp_path) == options
+        return
+    words = ",".join(["size=1M", "dev", "exec", *options])
+    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", words, "tmpfs", tmp_path], check=False)
+    require(None if mounting.returncode == 0 else "may not mount here")
+    try:
+        assert host.files.mount_options(tmp_path) == options
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.fixture
+def of_another() -> Iterator[Path]:
+    """A file of another user's, in a directory that all may look into; for as long as it lasts we are not root."""
+    ourselves = os.geteuid()
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        file = Path(directory, "file") if ourselves == 0 else Path("/etc/passwd")
+        if ourselves == 0:
+            file.write_bytes(b"")
+            os.seteuid(65534)
+        try:
+            yield file
+        finally:
+            os.seteuid(ourselves)
+
+
+def test_give_and_share_by_who_is_not_root_ask_for_root(of_another: Path) -> None:
+    with pytest.raises(HostError, match="cannot give") as giving:
+        LinuxFiles().give(of_another, 65534)
+    with pytest.raises(HostError, match="cannot make") as sharing:
+        LinuxFiles().share(of_another, of_another.with_name("second"), 65534)
+    assert giving.value.hint == sharing.value.hint == "run as root"

@@ -58,6 +58,19 @@ def test_bridge_is_down_and_has_its_address_from_the_beginning(links: Links) -> 
         links.add_bridge("b0", MAC)
 
 
+def test_bridge_learns_from_link_local_frames_only_when_told_to(links: Links) -> None:
+    links.add_bridge("b0", MAC)
+    links.add_tap("t0", "")
+    learned = [state(links).links["b0"].learns_linklocal]
+    for wanted in (True, False):
+        links.change("b0", learns_linklocal=wanted)
+        learned.append(state(links).links["b0"].learns_linklocal)
+    assert learned == [False, True, False]
+    assert not state(links).links["t0"].learns_linklocal
+    with pytest.raises(HostError, match="the network device t0 cannot be changed"):
+        links.change("t0", learns_linklocal=False)
+
+
 def test_tap_has_alias_and_owner_and_stays(links: Links) -> None:
     links.add_tap("t0", "whose it is", owner=0)
     tap = state(links).links["t0"]

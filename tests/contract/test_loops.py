@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +25,16 @@ def file(host: Host, tmp_path: Path) -> Iterator[Path]:
         require(loop_devices())
     host.files.allocate(tmp_path / "file", SIZE_BYTES)
     yield tmp_path / "file"
-    assert host.loops.of(tmp_path / "file") == [], "a loop device was left behind"
+    assert _gone(host, tmp_path / "file"), "a loop device was left behind"
+
+
+def _gone(host: Host, file: Path) -> bool:
+    """Soon: whoever else on this machine looks at all loop devices is for a moment the last user of this one too."""
+    deadline = time.monotonic() + 2
+    while found := host.loops.of(file):
+        if isinstance(host, SimulatedHost) or time.monotonic() > deadline:
+            return not found
+    return True
 
 
 def test_attached_file_is_a_device_for_the_length_of_the_block(host: Host, file: Path) -> None:
@@ -109,7 +119,7 @@ def test_many_at_once_each_get_one_of_their_own(host: Host, file: Path, tmp_path
     for thread in threads:
         thread.join()
     assert len(numbers) == 30
-    assert all(host.loops.of(path) == [] for path in files)
+    assert all(_gone(host, path) for path in files)
 
 
 def test_many_at_once_share_while_any_holds_it(host: Host, file: Path) -> None:
@@ -135,7 +145,7 @@ def test_many_at_once_share_while_any_holds_it(host: Host, file: Path) -> None:
 def test_attached_error_in_the_block_lets_it_go(host: Host, file: Path) -> None:
     with pytest.raises(KeyboardInterrupt), host.loops.attached(file):
         raise KeyboardInterrupt
-    assert host.loops.of(file) == []
+    assert _gone(host, file)
 
 
 def test_attached_nothing_is_an_error_that_names_it(host: Host, file: Path, tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_detach_takes_away_what_would_stay_by_itself(host: Host, file: Path) -> 
     device = attached_by_hand(host, file)
     assert not device.autoclear
     host.loops.detach(device)
-    assert host.loops.of(file) == []
+    assert _gone(host, file)
 
 
 def test_detach_of_a_used_device_is_busy_and_it_goes_with_its_user(host: Host, file: Path) -> None:

@@ -19,14 +19,16 @@ from banger_network_tap.rules import Port, Rules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banger.errors import HostError, PlaybookError, Problem
+from banger.errors import HostError, Place, PlaybookError, Problem
 from banger.host import Link, Route
 from banger.identity import mac_address
 from banger.linux.host import ReadOnlyHost
+from banger.needs import Finding
 from banger.resource import Absent, Drifted, Present
 from banger.simulated.links import SimulatedNamespace
 from banger.testing import SimulatedCrash, SimulatedHost
 from banger.types import HostKey, Network, Nic, SshEndpoint, TapAttachment, Vm
+from tests.simulated.world import World
 
 IDS = ("1a2b3c4d5e", "0123456789", "ffffffffff")
 TAP, BRIDGE = tap_name(IDS[0]), bridge_name("lab")
@@ -87,7 +89,7 @@ def test_nic_gets_the_lowest_address_that_nobody_has() -> None:
 
 
 def test_nic_of_another_network_has_its_address_here_too() -> None:
-    other = replace(nic(IDS[0]), network="elsewhere", address="172.16.0.2/16")
+    other = replace(nic(IDS[0]), network="elsewhere", plugin="other", address="172.16.0.2/16")
     assert nic(IDS[1], (other,)).ip == "172.16.0.3"
 
 
@@ -95,6 +97,37 @@ def test_nic_passes_over_an_address_that_a_tap_has_whoever_made_it() -> None:
     host = SimulatedHost()
     create(port(0, host), host)
     assert nic(IDS[1], (), host).ip == "172.16.0.3"
+
+
+def test_nic_passes_over_what_was_the_bridges_address_before_the_subnet_grew() -> None:
+    host = SimulatedHost()
+    before = nic(IDS[0], subnet="172.16.0.4/30")
+    assert before.gateway == "172.16.0.5"
+    taken = [replace(before, address=f"172.16.0.{number}/24", gateway="172.16.0.1") for number in (2, 3, 4)]
+    assert nic(IDS[1], (before, *taken), subnet="172.16.0.0/24").ip == "172.16.0.7"
+    create(port(0, host, subnet="172.16.0.4/30"), host)
+    assert nic(IDS[1], tuple(taken), host, subnet="172.16.0.0/24").ip == "172.16.0.7"
+
+
+def test_subnet_that_another_network_has_is_a_mistake_that_names_both() -> None:
+    first = nic(IDS[0], name="lab")
+    for subnet, has in (("172.16.0.0/24", first), ("172.16.0.128/25", first), ("172.16.0.0/16", first)):
+        place = Place("p.yml", 3, 7)
+        with pytest.raises(PlaybookError) as caught:
+            plugin.allocate_nic(replace(network("dmz", subnet=subnet), place=place), IDS[1], [has], SimulatedHost())
+        (problem,) = caught.value.problems
+        message = f"the subnet {subnet} of the network 'dmz' overlaps 172.16.0.0/24 of 'lab'"
+        assert (problem.place, problem.message) == (place, message)
+        assert "another subnet" in str(problem.hint)
+
+
+def test_subnet_may_be_had_by_others_elsewhere() -> None:
+    first = nic(IDS[0], name="lab")
+    others = (first, replace(first, plugin="user", network="user"), nic(IDS[0], name="far", netns="far"))
+    assert nic(IDS[1], others, name="lab").ip == "172.16.0.3"
+    assert nic(IDS[1], (first,), name="dmz", netns="dmz").network == "dmz"
+    assert nic(IDS[0], (first,), name="dmz").network == "dmz", "a network may have another name"
+    assert nic(IDS[1], (first,), name="dmz", subnet="172.16.1.0/24").ip == "172.16.1.2"
 
 
 def test_nic_whose_mac_another_has_gets_another() -> None:
@@ -174,10 +207,11 @@ def problems(tmp_path: Path, **keys: str) -> list[Problem]:
     playbook = tmp_path / "p.yml"
     playbook.write_text(f"- networks:\n    - {json.dumps({'name': 'lab', 'plugin': 'tap'} | keys)}\n")
     from banger.core.playbook import load
+    from banger.core.request import Declared
 
     kind = plugin.register_network_kind()
     try:
-        load(playbook, modules={}, image_sources={}, network_kinds={kind.name: kind}, extra_vars={})
+        load(playbook, Declared(network_kinds={kind.name: kind}))
     except PlaybookError as error:
         return list(error.problems)
     return []
@@ -236,10 +270,12 @@ def test_devices_have_names_that_fit(name: str) -> None:
 
 
 def test_alias_of_the_longest_names_fits_and_tells_all() -> None:
-    longest = Port("tap-1", "n" * 63, "v" * 63, "52:54:00:aa:bb:cc", "255.255.255.254/30", "255.255.255.253", True)
+    longest = Port("tap-1", "n" * 63, "v" * 63, "52:54:00:aa:bb:cc", "255.255.255.254/30", "255.255.255.253", nat=True)
+    longest = replace(longest, isolated=False)
     assert len(longest.alias) <= 255
     assert Port.read("tap-1", longest.alias) == longest
-    assert Port.read("tap-1", replace(longest, nat=False).alias) == replace(longest, nat=False)
+    for flags in ({"nat": False}, {"isolated": True}, {"nat": False, "isolated": True}):
+        assert Port.read("tap-1", replace(longest, **flags).alias) == replace(longest, **flags)
     assert Port.read("tap-1", "somebody's") is None
 
 
@@ -347,6 +383,37 @@ def test_overlap_that_came_later_is_refused_before_anything_is_made() -> None:
     assert host.effects == []
 
 
+@pytest.mark.parametrize("same", [{"address": "172.16.0.3/24"}, {"mac": mac_address(IDS[1])}], ids=["ip", "mac"])
+def test_port_with_anothers_address_is_refused_by_name_before_anything_is_made(same: dict[str, str]) -> None:
+    """Another home gave the address out while this one's VM was stopped."""
+    host = SimulatedHost()
+    mine = port(1, host)
+    theirs = replace(port(0, host).port, device="tap-theirs", vm="db", **same)
+    create(TapPort("db/network/tap", theirs), host)
+    before = dict(host.links.of[""].links)
+    with pytest.raises(HostError) as caught:
+        create(mine, host)
+    what = "address 172.16.0.3" if "address" in same else f"MAC {mine.port.mac}"
+    assert caught.value.message == (
+        f"the VM 'db', on tap-theirs in the host's own network namespace, has the {what} of 'web-1'"
+    )
+    assert "destroy 'web-1'" in str(caught.value.hint)
+    assert host.links.of[""].links == before
+    remove(TapPort("db/network/tap", theirs), host)
+    create(mine, host)
+    assert isinstance(mine.observe(host, None), Present)
+
+
+def test_port_that_is_in_use_is_mended_though_another_has_its_address() -> None:
+    host = SimulatedHost()
+    mine = port(0, host)
+    create(mine, host)
+    host.links.add_tap("tap-theirs", replace(mine.port, vm="db").alias)
+    host.links.of[""].tables.clear()
+    mine.update(host, {}, lambda _: None)
+    assert host.links.of[""].tables
+
+
 def test_nat_turns_forwarding_on_only_in_a_namespace_of_its_own() -> None:
     host = SimulatedHost()
     create(port(0, host, netns="lab", nat=True), host)
@@ -375,6 +442,7 @@ def broken(device: str, **changes: Any) -> Callable[[SimulatedNamespace], None]:
     [
         (broken(BRIDGE, addresses=()), "bgr-lab has no address 172.16.0.1/24"),
         (broken(BRIDGE, up=False), "bgr-lab is down"),
+        (broken(BRIDGE, learns_linklocal=True), "bgr-lab believes addresses that no firewall rule sees"),
         (lambda there: there.links.pop(BRIDGE), "its bridge bgr-lab is not there"),
         (lambda there: there.tables.clear(), "the firewall rules of lab are not in force"),
         (lambda there: there.tables.update({"ip banger-lab": "x"}), "the firewall rules of lab are not in force"),
@@ -392,6 +460,7 @@ def test_damage_is_told_in_words_and_mended_in_place(damage: Callable[[Simulated
     damage(host.links.of["lab"])
     seen = first.observe(host, None)
     assert isinstance(seen, Drifted) and seen.in_place
+    assert seen.live is (said != f"{TAP} has another alias")
     assert said in seen.differences
     first.update(host, seen.handle, lambda _: None)
     assert isinstance(first.observe(host, None), Present)
@@ -408,10 +477,30 @@ def test_wish_that_changed_is_taken_up_in_place_by_one_vm(options: dict[str, Any
     create(second, host)
     wanted = port(0, host, netns="lab", **options)
     seen = wanted.observe(host, None)
-    assert isinstance(seen, Drifted) and (seen.differences, seen.in_place) == ((said,), True)
+    assert isinstance(seen, Drifted) and (seen.differences, seen.in_place, seen.live) == ((said,), True, False)
     wanted.update(host, seen.handle, lambda _: None)
     assert isinstance(wanted.observe(host, None), Present)
     assert isinstance(second.observe(host, None), Present), "the other VM's wishes are its own"
+
+
+def test_forwarding_that_somebody_turned_off_is_mended_under_a_running_vm() -> None:
+    host = SimulatedHost()
+    first = port(0, host, netns="lab", nat=True)
+    create(first, host)
+    host.links.of["lab"].forwards = False
+    seen = first.observe(host, None)
+    assert isinstance(seen, Drifted) and (seen.in_place, seen.live) == (True, True)
+    assert seen.differences == ("net.ipv4.ip_forward is off in the network namespace lab",)
+    first.update(host, seen.handle, lambda _: None)
+    assert isinstance(first.observe(host, None), Present)
+
+
+def test_wish_that_comes_with_damage_waits_for_a_restart_as_a_whole() -> None:
+    host = SimulatedHost()
+    create(port(0, host), host)
+    broken(BRIDGE, up=False)(host.links.of[""])
+    seen = port(0, host, nat=True).observe(host, None)
+    assert isinstance(seen, Drifted) and (len(seen.differences), seen.live) == (2, False)
 
 
 def test_vm_that_moves_to_another_network_leaves_nothing_behind() -> None:
@@ -424,7 +513,7 @@ def test_vm_that_moves_to_another_network_leaves_nothing_behind() -> None:
     create(moved, host)
     assert isinstance(moved.observe(host, None), Present)
     assert set(host.links.of[""].links) == {"lo", TAP, "bgr-other"}
-    assert set(host.links.of[""].tables) == {"bridge banger-other", "ip banger-other"}
+    assert set(host.links.of[""].tables) == {"bridge banger-other", "inet banger-other", "ip banger-other"}
 
 
 def test_vm_that_moves_to_another_namespace_leaves_nothing_behind() -> None:
@@ -443,8 +532,9 @@ def test_tap_of_another_user_is_made_anew() -> None:
     create(port(0, host), host)
     jailed = replace(port(0, host), owner=4711)
     seen = jailed.observe(host, None)
-    assert isinstance(seen, Drifted) and (seen.differences, seen.in_place) == (
+    assert isinstance(seen, Drifted) and (seen.differences, seen.in_place, seen.live) == (
         (f"{TAP} belongs to the user 0, not 4711",),
+        False,
         False,
     )
     create(jailed, host)
@@ -467,6 +557,46 @@ def test_recorded_handle_stands_for_the_port_whatever_became_of_the_network() ->
         (resource,) = plugin.teardown_handles(now, {"web-0/network/tap": {}})
         resource.remove(host, {}, lambda _: None)
         assert nothing_is_left(host)
+
+
+# --- with the rest of banger
+
+CHOSEN = ("{image: tiny,", "{image: tiny, storage: overlay, vmm: qemu,")
+
+
+def test_networks_with_one_subnet_are_told_before_anything_is_touched(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.blocked = set()
+    networks = ("- images:", "- networks: [{name: lab, plugin: tap}, {name: dmz, plugin: tap}]\n  images:")
+    path = world.write(
+        *("all", "running", networks),
+        *(("{name: web}", "{name: web, network: lab}"), ("{name: db,", "{name: db, network: dmz,"), CHOSEN),
+    )
+    before = world.host.effects
+    with pytest.raises(PlaybookError) as caught:
+        world.apply(path)
+    (problem,) = caught.value.problems
+    assert problem.message == "the subnet 172.16.0.0/24 of the network 'dmz' overlaps 172.16.0.0/24 of 'lab'"
+    assert problem.place and problem.place.line == 2
+    assert (world.host.effects, world.session().store.snapshot().by_name()) == (before, {})
+
+
+def test_damage_is_mended_under_a_running_vm_and_a_wish_waits(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.blocked = set()
+    chosen = (CHOSEN[0], f"{CHOSEN[1]} network: tap,")
+    path = world.write("all", "absent", chosen)
+    world.apply(path)
+    process, there = world.record("web").runtime, world.host.links.of[""]
+    there.tables.clear()
+    there.links["bgr-tap"] = replace(there.links["bgr-tap"], addresses=(), up=False)
+    world.apply(path)
+    assert (world.reasons(), world.record("web").runtime) == ([], process)
+    assert there.links["bgr-tap"].addresses == ("172.16.0.1/24",)
+    assert len(there.tables) == 3
+    opened = ("- images:", "- networks: [{name: tap, plugin: tap, isolate: false}]\n  images:")
+    world.apply(world.write("all", "absent", chosen, opened))
+    assert world.reasons() == ["isolate true -> false: needs --restart"]
 
 
 # --- killed at every effect
@@ -602,6 +732,9 @@ def test_guest_answers_while_its_process_has_the_tap() -> None:
     assert host.network.ssh_banner(ssh, 1) is None
 
 
+DEVICES = "a tap on a bridge, firewalled"
+
+
 def test_needs_tell_what_is_missing_and_the_cure() -> None:
     host = SimulatedHost()
     for directory in ("/dev/net", "/proc/self"):
@@ -609,10 +742,10 @@ def test_needs_tell_what_is_missing_and_the_cure() -> None:
     host.files.put(Path("/dev/net/tun"), b"")
     host.files.put(Path("/proc/self/status"), b"CapEff:\t000001ffffffffff\n")
     assert all(need.check(host).met for need in plugin.register_needs())
-    host.links.refused, host.tools.missing = "Operation not permitted", {"nft"}
+    host.links.refused, host.tools.missing = HostError("a tap cannot be made: x", hint="modprobe tun"), {"nft"}
     found = {need.name: need.check(host) for need in plugin.register_needs()}
-    assert {name for name, finding in found.items() if not finding.met} == {"nft", "a tap on a bridge"}
-    assert found["a tap on a bridge"].found == "cannot be made: Operation not permitted"
+    assert {name for name, finding in found.items() if not finding.met} == {"nft", DEVICES}
+    assert found[DEVICES] == Finding(False, "a tap cannot be made: x", "modprobe tun")
     assert "sysctl -w net.ipv4.ip_forward=1" in found["forwarding"].found
     host.links.of[""].forwards = True
     assert plugin.register_needs()[-1].check(host).found == "is on"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from banger.errors import CommandError, HostError
 from banger.host import Links, LinksView, NetworkState
 from banger.linux import netns
 from banger.linux.host import LinuxHost
+from banger.needs import Finding
 from banger.resource import Absent, Drifted, Present
 from banger.types import HostKey, Network, Nic, Vm
 from tests.networks import (
@@ -42,6 +45,7 @@ from tests.networks import (
 
 IDS = ("1a2b3c4d5e", "0123456789", "ffffffffff")
 BRIDGE, BRIDGE_MAC, BRIDGE_IP = "bgr-lab", bridge_mac("lab"), "172.16.0.1"
+LLDP = 0x88CC
 SILENCE_S = 0.15
 """How long nothing must come, where something would come at once."""
 
@@ -114,7 +118,7 @@ def test_port_is_as_wanted_and_goes_with_bridge_rules_and_namespace(host: LinuxH
     tap = state.links[first.port.device]
     assert (tap.master, tap.isolated, tap.up, tap.owner) == (BRIDGE, True, True, os.geteuid())
     assert state.links[BRIDGE].addresses == ("172.16.0.1/24",)
-    assert set(state.tables) == {"bridge banger-lab", "ip banger-lab"}
+    assert set(state.tables) == {"bridge banger-lab", "inet banger-lab", "ip banger-lab"}
     remove(host, first)
     assert first.observe(host, None) == Absent()
     assert isinstance(second.observe(host, None), Present)
@@ -139,7 +143,7 @@ def test_rules_that_somebody_flushed_are_told_and_loaded_again(host: LinuxHost, 
     with guests(host, port) as [guest]:
         host.links.load_rules("flush ruleset", netns=name)
         seen = port.observe(host, None)
-        assert isinstance(seen, Drifted)
+        assert isinstance(seen, Drifted) and seen.live
         assert seen.differences == ("the firewall rules of lab are not in force",)
         port.update(host, seen.handle, lambda _: None)
         assert isinstance(port.observe(host, None), Present)
@@ -199,6 +203,20 @@ def test_rules_of_every_kind_of_network_are_accepted(host: LinuxHost) -> None:
             assert look(host, "").tables == {}
 
 
+def test_need_tries_the_rules_themselves_and_leaves_nothing(host: LinuxHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = next(each for each in plugin.register_needs() if "firewalled" in each.name)
+    with inside_a_new_namespace():
+        before = look(host, "")
+        assert need.check(host) == Finding(True, "can be made")
+        assert look(host, "") == before
+    whole = plugin.Rules.text
+    monkeypatch.setattr(plugin.Rules, "text", lambda rules: whole(rules).replace("masquerade", "masks"))
+    found = need.check(host)
+    assert not found.met
+    assert re.search(r"its firewall cannot be made: .*stdin:\d+", found.found)
+    assert "CONFIG_NFT_MASQ" in found.cure
+
+
 # --- what guests can say and hear
 
 
@@ -215,6 +233,30 @@ def test_guest_is_heard_as_itself_and_as_nobody_else(host: LinuxHost, name: str)
             guest.send(forged)
             assert not guest.hears(is_arp(2, by=unasked), SILENCE_S)
         assert guest.address_of(unasked) == BRIDGE_MAC
+
+
+LINK_LOCAL = ("01:80:c2:00:00:00", "01:80:c2:00:00:02", "01:80:c2:00:00:03", "01:80:c2:00:00:0e")
+"""Whom a bridge listens to itself (IEEE 802.1D, 7.12.6); not all of it passes the firewall."""
+
+
+@pytest.mark.parametrize("destination", LINK_LOCAL)
+def test_guest_does_not_take_its_neighbours_place_on_the_bridge(host: LinuxHost, name: str, destination: str) -> None:
+    with guests(host, *ports(host, 2, netns=name)) as [guest, other], bound(name, BRIDGE_IP, 9) as sender:
+        assert guest.address_of(BRIDGE_IP) == other.address_of(BRIDGE_IP) == BRIDGE_MAC
+        guest.send(ethernet(other.mac, destination, LLDP, bytes(46)))
+        sender.sendto(b"secret", (other.ip, 9))
+        assert other.hears(carries(b"secret"))
+        assert not guest.hears(carries(b"secret"), SILENCE_S)
+
+
+def test_bridge_that_learns_what_it_should_not_is_mended_in_place(host: LinuxHost, name: str) -> None:
+    (port,) = ports(host, 1, netns=name)
+    with guests(host, port):
+        host.links.change(BRIDGE, learns_linklocal=True, netns=name)
+        seen = port.observe(host, None)
+        assert isinstance(seen, Drifted) and seen.live
+        port.update(host, seen.handle, lambda _: None)
+        assert isinstance(port.observe(host, None), Present)
 
 
 def test_packets_with_anothers_address_are_dropped(host: LinuxHost, name: str) -> None:
@@ -241,6 +283,30 @@ def test_guests_hear_each_other_only_when_they_are_not_isolated(host: LinuxHost,
         assert not other.hears(carries(b"six"), SILENCE_S)
 
 
+def without_br_netfilter() -> None:
+    """In the namespace that we are in: what a bridge forwards is not shown to the rules for packets."""
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if switch.exists():
+        switch.write_text("0")
+
+
+@pytest.mark.parametrize("isolated", [(True, True), (True, False), (False, True), (False, False)], ids=str)
+def test_isolated_guest_neither_reaches_nor_is_reached(host: LinuxHost, name: str, isolated: tuple[bool, bool]) -> None:
+    """Neither over the bridge nor by a host that forwards, however the other one is."""
+    given = [
+        replace(each, port=replace(each.port, isolated=alone))
+        for each, alone in zip(ports(host, 2, netns=name), isolated, strict=True)
+    ]
+    with guests(host, *given) as [guest, other]:
+        host.links.forward(netns=name)
+        netns.call_inside(name, without_br_netfilter)
+        assert all(isinstance(each.observe(host, None), Present) for each in given)
+        assert guest.address_of(BRIDGE_IP) == other.address_of(BRIDGE_IP) == BRIDGE_MAC
+        for by, mac in ((b"bridge", other.mac), (b"host", BRIDGE_MAC)):
+            guest.send(ethernet(guest.mac, mac, IPV4, datagram(guest.ip, other.ip, 9, by)))
+            assert other.hears(carries(by), SILENCE_S if any(isolated) else 2) is not any(isolated), by
+
+
 def test_removing_one_guest_leaves_the_other_working(host: LinuxHost, name: str) -> None:
     first, second = ports(host, 2, netns=name)
     create(host, second)
@@ -264,6 +330,35 @@ def test_host_reaches_its_guest_from_its_namespace(host: LinuxHost, name: str) -
             answer[20:22] = (9).to_bytes(2, "big")  # from where the question went
             guest.send(ethernet(guest.mac, BRIDGE_MAC, IPV4, bytes(answer)))
             assert host_side.recvfrom(100) == (b"answer", (guest.ip, 9))
+
+
+@pytest.mark.parametrize("destination", LINK_LOCAL)
+def test_guest_reaches_no_service_of_the_host_past_the_bridge(host: LinuxHost, name: str, destination: str) -> None:
+    with guests(host, *ports(host, 1, netns=name)) as [guest], bound(name, BRIDGE_IP, 53) as listener:
+        assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
+        guest.send(ethernet(guest.mac, destination, IPV4, datagram(guest.ip, BRIDGE_IP, 53, b"query")))
+        listener.settimeout(SILENCE_S)
+        with pytest.raises(TimeoutError):
+            listener.recvfrom(100)
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
+def test_guest_reaches_no_address_of_its_tap(host: LinuxHost, name: str) -> None:
+    """As every device that is up, it has an IPv6 address of its own."""
+    (port,) = ports(host, 1, netns=name, nat=True)
+    with guests(host, port) as [guest]:
+        assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
+        command = f"ip -n {name} addr add fd00::1/64 dev {port.port.device} nodad"
+        subprocess.run(command.split(), check=True, capture_output=True)
+        protocol = 253  # for experiments (RFC 3692), so without a checksum
+        addresses = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in ("fd00::2", "fd00::1"))
+        packet = struct.pack(">IHBB", 6 << 28, len(b"six"), protocol, 64) + addresses + b"six"
+        with netns.call_inside(name, lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, protocol)) as listener:
+            listener.settimeout(SILENCE_S)
+            for destination in LINK_LOCAL:
+                guest.send(ethernet(guest.mac, destination, IPV6, packet))
+            with pytest.raises(TimeoutError):
+                listener.recvfrom(100)
 
 
 @contextmanager
@@ -385,6 +480,23 @@ def test_create_killed_between_any_two_steps_is_taken_away_or_finished(host: Lin
     assert isinstance(port.observe(host, None), Present)
     remove(host, port)
     assert host.links.look(name) is None
+
+
+def test_namespaces_of_others_may_come_and_go(host: LinuxHost, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = ports(host, 1, netns=name)
+    real = netns.enter
+
+    def enter(which: str) -> None:
+        if which != name:
+            netns.remove(which)
+        real(which)
+
+    monkeypatch.setattr(netns, "enter", enter)
+    for act in (lambda: port.observe(host, None), lambda: remove(host, port)):
+        with new_namespace() as other:
+            monkeypatch.setattr(type(host.links), "namespaces", lambda _, theirs=other: [theirs])
+            act()
+            assert not netns.exists(other)
 
 
 def test_file_that_a_kill_left_in_the_place_of_a_namespace_is_no_hindrance(host: LinuxHost, name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -140,6 +141,31 @@ def test_handle_names_what_the_kernel_made(host: SimulatedHost, machine: Vm, ima
         "dm_device": "/dev/dm-1",  # dm-0 makes the image as large as the disk
     }
     assert snapshot.observe(host, None) == Present(handle)
+    devices = [host.mapper.device(name) for name in host.mapper.names()]
+    assert [device.uuid for device in devices if device] == ["BANGER-0123456789-root", "BANGER-0123456789-root-base"]
+
+
+def test_base_is_attached_under_the_lock_of_its_image_and_the_overlay_past_the_cache(
+    host: SimulatedHost, machine: Vm, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def noted(name: str) -> Iterator[None]:
+        host.effects.append(f"lock {name}")
+        yield
+        host.effects.append(f"unlock {name}")
+
+    cow, snapshot, _ = resources(machine, image)
+    cow.create(host, {}, Stages())
+    monkeypatch.setattr(host, "locked", noted)
+    snapshot.create(host, {}, Stages())
+    taken = [effect for effect in host.effects if "lock" in effect.split()[0] or effect.startswith("loops.")]
+    assert taken == [
+        f"lock base-{image.digest}",
+        f"loops.attach {image.rootfs}",
+        f"unlock base-{image.digest}",
+        f"loops.attach {machine.root_overlay}",
+    ]
+    assert host.loops.direct == {machine.root_overlay}
 
 
 def test_files_go_to_the_overlay_and_the_image_stays(host: SimulatedHost, machine: Vm, image: Image) -> None:
@@ -491,6 +517,24 @@ def test_overlay_that_was_given_up_is_taken_up_again_with_what_it_holds(
     assert content(host) == MOTD.content
 
 
+def test_describe_of_a_given_up_snapshot_whose_overlay_is_gone_says_so(
+    host: SimulatedHost, machine: Vm, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = resources(machine, image)
+    apply(host, wanted)
+    host.mapper.give_up(wanted[1].name)
+    host.files.remove(machine.root_overlay)
+    status, asked = host.mapper.status, list[str]()
+
+    def noted(name: str) -> tuple[Target, ...]:
+        asked.append(name)
+        return status(name)
+
+    monkeypatch.setattr(host.mapper, "status", noted)
+    assert "gave its overlay up (Invalid)" in wanted[1].describe(host, {})["overlay"]
+    assert asked == [wanted[1].name], "once is enough"
+
+
 def test_describe_tells_how_much_of_the_overlay_is_taken(host: SimulatedHost, machine: Vm, image: Image) -> None:
     wanted = resources(replace(machine, overlay_bytes=256 * MIB), image, GuestFile("/x", b"x" * 12 * MIB))
     assert wanted[1].describe(host, {}) == {}
@@ -599,18 +643,18 @@ def test_needs_name_what_is_missing_and_the_command_that_mends_it(host: Simulate
     assert finding.cure == "modprobe -a dm_snapshot dm_zero"
 
 
-def test_dry_run_tells_the_commands_that_would_make_it(machine: Vm, image: Image) -> None:
+def test_dry_run_tells_the_commands_that_would_make_it(host: SimulatedHost, machine: Vm, image: Image) -> None:
     _, snapshot, _ = resources(replace(machine, root_disk_bytes=IMAGE_BYTES), image)
     sectors = IMAGE_BYTES // 512
-    assert list(snapshot.by_hand()) == [
+    assert list(snapshot.by_hand(host)) == [
         f"base=$(losetup --find --show --read-only {image.rootfs})",
-        f"cow=$(losetup --find --show {machine.root_overlay})",
-        f'dmsetup create {snapshot.name} --table "0 {sectors} snapshot $base $cow PO 8"',
+        f"cow=$(losetup --find --show --direct-io=on {machine.root_overlay})",
+        f'dmsetup create {snapshot.name} --uuid BANGER-0123456789-root --table "0 {sectors} snapshot $base $cow PO 8"',
     ]
     _, snapshot, _ = resources(replace(machine, root_disk_bytes=2 * IMAGE_BYTES), image)
-    base, last = list(snapshot.by_hand())[2:]
+    base, last = list(snapshot.by_hand(host))[2:]
     assert base == (
         f'printf "0 {sectors} linear $base 0\\n{sectors} {sectors} zero" | '
-        f"dmsetup create {snapshot.name}-base --readonly"
+        f"dmsetup create {snapshot.name}-base --uuid BANGER-0123456789-root-base --readonly"
     )
     assert last.endswith(f'"0 {2 * sectors} snapshot /dev/mapper/{snapshot.name}-base $cow PO 8"')

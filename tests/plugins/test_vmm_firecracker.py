@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import banger_vmm_firecracker as plugin
 import pytest
 from banger_vmm_firecracker.faults import FAULTS, explained
+from banger_vmm_firecracker.jail import is_jailed
 from banger_vmm_firecracker.kernel import KernelElf
 from banger_vmm_firecracker.machine import calls
 from banger_vmm_firecracker.process import FirecrackerProcess, version_refusal
@@ -37,6 +39,7 @@ from banger.types import (
     UserAttachment,
     Vm,
 )
+from banger.vmmprocess import START_S
 from tests.capabilities import programs, require
 from tests.firecracker import firecracker_binaries
 from tests.networks import new_namespace
@@ -57,6 +60,11 @@ JAILED = replace(VM, jailed=True)
 
 def silently(_: str) -> None:
     """A progress display that shows nothing."""
+
+
+def told(stages: list[str]) -> list[str]:
+    """What was being done, each once: whoever waits says it again and again."""
+    return [stage for stage, _ in groupby(stages)]
 
 
 def resources(
@@ -216,6 +224,14 @@ def test_refusal_is_explained_with_a_cure_and_its_own_words(meaning: str) -> Non
     assert error.hint
 
 
+def test_refusal_of_a_disk_never_costs_another_disk() -> None:
+    error = explained(VmmError(WORDS["cannot use the disk /vms/root.ext4: Is a directory"]), "/vms/firecracker.log")
+    assert error.hint == (
+        "see what is there (ls -lL /vms/root.ext4) and what the kernel says (dmesg | tail); "
+        "a root disk, and no other, is made anew by banger apply --recreate"
+    )
+
+
 def test_refusals_are_all_met_by_some_words() -> None:
     messages = [explained(VmmError(words), "log").message.partition(" (Firecracker: ")[0] for words in WORDS.values()]
     assert len(set(messages)) == len(FAULTS)
@@ -318,12 +334,13 @@ def test_process_is_absent_then_present_then_absent(host: SimulatedHost) -> None
     stages: list[str] = []
     resources()[0].create(host, {}, stages.append)
     handle = process.create(host, {}, stages.append)
-    assert stages == ["unpacking the kernel", "starting Firecracker"]
+    assert told(stages)[:2] == ["unpacking the kernel", "starting Firecracker"]
+    stages.clear()
     assert handle == {"vmm": "firecracker", "pid": 1000, "start_time": 5000, "api_socket": str(API)}
     assert process.observe(host, handle) == Present(handle)
     assert process.describe(host, handle) == {"state": "Running", "version": "1.12.1"}
     process.remove(host, handle, stages.append)
-    assert stages[2:] == ["shutting the guest down"]
+    assert told(stages) == ["shutting the guest down"]
     assert process.observe(host, handle) == Absent()
     assert left(host) == []
 
@@ -394,6 +411,44 @@ def test_jailed_one_of_a_program_that_tells_its_version_is_known(host: Simulated
     assert firecracker().other_program(["/usr/bin/qemu-system-x86_64"]) == "it runs under qemu-system-x86_64"
 
 
+@pytest.mark.parametrize(
+    ("program", "jailed"),
+    [
+        ("/firecracker", True),
+        ("/firecracker-v1.12.1-x86_64", True),
+        ("/firecracker-v1.12/firecracker", False),
+        ("/firecracker/bin/firecracker", False),
+        ("/usr/bin/firecracker", False),
+        ("/jailer", False),
+        ("firecracker", False),
+    ],
+)
+def test_jailed_one_is_known_by_its_program_in_the_root(program: str, jailed: bool) -> None:
+    assert is_jailed([program, "--api-sock", str(API)]) is jailed
+    assert not is_jailed([])
+
+
+def test_jailer_that_is_yet_to_become_firecracker_is_a_start_that_was_broken_off(host: SimulatedHost) -> None:
+    resources()[0].create(host, {}, silently)
+    jailer = host.processes.add(["/usr/bin/jailer", "--id", "1d1", "--", "--api-sock", str(API)])
+    seen = firecracker(JAILED).observe(host, None)
+    assert isinstance(seen, Drifted)
+    assert (seen.differences, seen.in_place) == (("its start was broken off",), True)
+    handle = firecracker(JAILED).update(host, seen.handle, silently)
+    assert (alive(host), jailer.alive) == (1, False)
+    assert firecracker(JAILED).observe(host, None) == Present(handle)
+
+
+@pytest.mark.parametrize("options", [{"nodev"}, {"noexec"}, {"nodev", "noexec"}])
+def test_jail_where_nothing_in_it_would_work_is_refused_with_its_cure(host: SimulatedHost, options: set[str]) -> None:
+    host.files.mounted = options
+    with pytest.raises(HostError, match=f"its file system is mounted {','.join(sorted(options))}") as caught:
+        started(host, JAILED)
+    assert "mount it without nodev and noexec" in (caught.value.hint or "")
+    assert (alive(host), left(host)) == (0, [])
+    assert started(host, VM), "one that is not jailed needs neither"
+
+
 def test_jailed_one_is_given_no_disk_of_others() -> None:
     with pytest.raises(PlaybookError, match="is to be jailed, and with storage: dm it reads a disk of others"):
         firecracker(JAILED, disks=(Disk(IMAGE.rootfs, read_only=True),))
@@ -450,8 +505,8 @@ def test_process_whose_guest_ignores_keys_is_killed(host: SimulatedHost) -> None
     handle = started(host)
     host.http.ignores_keys.add(API)
     stages: list[str] = []
-    firecracker().remove(host, handle, stages.append)
-    assert stages == ["shutting the guest down", "stopping Firecracker"]
+    replace(firecracker(), shutdown_s=0.01).remove(host, handle, stages.append)
+    assert told(stages) == ["shutting the guest down", "stopping Firecracker"]
     assert (alive(host), left(host)) == (0, [])
 
 
@@ -504,6 +559,40 @@ def test_process_that_is_refused_something_is_ended_and_says_why(host: Simulated
     with pytest.raises(VmmError, match=r"the disk /vms/id1/work\.ext4 is not there") as caught:
         started(host)
     assert caught.value.hint == "apply the playbook again, which makes what is missing"
+    assert (alive(host), left(host)) == (0, [])
+
+
+def test_start_may_take_as_long_as_reading_kernel_and_initrd_does(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, given = host.http.put, {}
+
+    def noted(socket: Path, path: str, body: Mapping[str, Any], timeout_s: float = 5.0) -> None:
+        given[path] = timeout_s
+        put(socket, path, body, timeout_s)
+
+    monkeypatch.setattr(host.http, "put", noted)
+    started(host)
+    assert given.pop("/actions") == START_S
+    assert set(given.values()) == {5.0}
+
+
+def test_process_that_answers_no_more_says_what_it_said_and_is_not_said_to_refuse(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = host.http.put
+
+    def deaf_at_the_start(socket: Path, path: str, body: Mapping[str, Any], timeout_s: float = 5.0) -> None:
+        if path == "/actions":
+            host.files.put(VM.directory / "firecracker.log", b"thread panicked\n")
+            host.http.deaf.add(socket)
+        put(socket, path, body, timeout_s)
+
+    monkeypatch.setattr(host.http, "put", deaf_at_the_start)
+    with pytest.raises(VmmError) as caught:
+        started(host)
+    assert "does not answer any more: nobody answered PUT /actions" in caught.value.message
+    assert "thread panicked" in caught.value.message and "refused:" not in caught.value.message
     assert (alive(host), left(host)) == (0, [])
 
 
@@ -584,6 +673,14 @@ def test_kernel_is_unpacked_once_for_all_vms_of_its_image_and_stays(host: Simula
     assert [effect for effect in host.effects if "unpack" in effect] == ["tools.unpack_kernel /images/debian/vmlinux"]
     kernel.remove(host, None, silently)
     assert kernel.observe(host, None) == Present()
+
+
+def test_kernel_whose_unpacking_was_killed_leaves_nothing_after_the_next(host: SimulatedHost) -> None:
+    for name in (".vmlinux.8_x0.tmp", ".facts.json.8_x0.tmp"):
+        host.files.put(IMAGE.directory / name, b"half")
+    resources()[0].create(host, {}, silently)
+    names = [path.name for path in host.files.list(IMAGE.directory)]
+    assert names == [".facts.json.8_x0.tmp", "initrd.img", "vmlinux", "vmlinuz"], "and only what is its own"
 
 
 @pytest.mark.parametrize("announced", [{}, {"vmm": "firecracker", "pid": 7}])
@@ -674,6 +771,8 @@ def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str, jaile
         identity = Path(f"/proc/{handle['pid']}/status").read_text()
         uid = process.jail.uid if process.jail else os.geteuid()
         assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in identity
+        gid = process.jail.uid if process.jail else os.getegid()
+        assert f"Gid:\t{gid}\t{gid}\t{gid}\t{gid}\n" in identity
         assert Path(f"/proc/{handle['pid']}/root/proc").exists() != jailed
         assert process.observe(host, None) == Present(handle)
         assert process.create(host, {}, silently) == handle
@@ -681,7 +780,7 @@ def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str, jaile
     finally:
         stages: list[str] = []
         process.remove(host, handle, stages.append)
-    assert stages == ["shutting the guest down"]
+    assert told(stages) == ["shutting the guest down"]
     assert process.observe(host, handle) == Absent()
     assert left_in(process) == []
     assert mentioned(real) == []
@@ -694,7 +793,7 @@ def test_real_guest_that_is_deaf_is_killed_when_its_time_is_over(real: Path, net
     handle = process.create(host, {}, silently)
     stages: list[str] = []
     process.remove(host, handle, stages.append)
-    assert stages == ["shutting the guest down", "stopping Firecracker"]
+    assert told(stages) == ["shutting the guest down", "stopping Firecracker"]
     assert (left_in(process), mentioned(real)) == ([], [])
 
 

@@ -161,6 +161,21 @@ def test_stop_needs_nothing_of_what_belongs_into_the_guest(world: World) -> None
     assert not world.runs("web")
 
 
+def test_network_that_is_renamed_keeps_its_subnet(microvms: World) -> None:
+    """Also of several VMs: what they give up in this run is nobody's."""
+    declared = "  networks: [{name: NAME, plugin: tap, subnet: 172.30.0.0/24}]\n  vms:\n    - {name: web}"
+    for name in ("lab", "bench"):
+        path = written(
+            microvms, (NETWORK, f"network: {name}"), ("  vms:\n    - {name: web}", declared.replace("NAME", name))
+        )
+        assert errors(microvms.apply(path)) == []
+        lifecycle.stop(microvms.session(), ["web", "db"], 1)
+        assert left(microvms)["links"] == []
+    lifecycle.start(microvms.session(), ["web", "db"], 1)
+    assert {microvms.record(vm).nic.network for vm in ("web", "db")} == {"bench"}
+    assert [name for name in microvms.host.links.of[""].links if "bgr" in name] == ["bgr-bench"]
+
+
 # --- what is found dead, or alive, when a command begins
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import pytest
 from banger.errors import HostError
 from banger.host import ProcessIdentity
 from banger.linux import console as module
+from banger.linux import console_relay
+from banger.linux import process as process_module
 from banger.linux.process import LinuxProcesses
 
 PROCESSES = LinuxProcesses()
@@ -166,8 +170,53 @@ def test_console_of_a_process_between_fork_and_exec_is_not_ended(tmp_path: Path)
     """Whoever was to become a VMM holds the console, though its command line tells nothing yet."""
     console = tmp_path / "console"
     with module.relayed(console, {}) as stdout:
-        PROCESSES._scanned_until = 0.0
         assert not PROCESSES.console_ended(console, 0)
         os.write(stdout, b"said\n")
     assert PROCESSES.console_ended(console, 30)
     assert console.read_text() == "said\n"
+
+
+def test_console_is_somebodys_from_the_first_moment_of_its_relay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc has a new command line a moment after execve(2) told of success: here at the fourth look."""
+    looks: Counter[int] = Counter()
+    read = process_module._command_line
+
+    def late(pid: int) -> bytes:
+        looks[pid] += 1
+        return read(pid) if looks[pid] > 3 else b""
+
+    monkeypatch.setattr(process_module, "_command_line", late)
+    with module.relayed(tmp_path / "console", {}):
+        assert not PROCESSES.console_ended(tmp_path / "console", 0)
+    monkeypatch.undo()
+    assert PROCESSES.console_ended(tmp_path / "console", 30)
+
+
+def test_console_is_asked_after_however_lately_others_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_SCAN_S", 3600.0)
+    processes = LinuxProcesses()
+    assert processes.find("/no/such.sock") is None
+    with module.relayed(tmp_path / "console", {}):
+        assert not processes.console_ended(tmp_path / "console", 0)
+    assert processes.console_ended(tmp_path / "console", 30)
+
+
+def test_relay_takes_what_is_in_all_pipes_before_it_ends_with_the_first(tmp_path: Path) -> None:
+    """The end of the first pipe may be seen before what is in the others."""
+    (console, out), (log, more) = os.pipe(), os.pipe()
+    os.set_blocking(log, False)  # as a named pipe is opened
+    os.write(more, b"x" * 60_000)
+    os.close(out)
+    with (tmp_path / "console").open("wb") as kept, (tmp_path / "log").open("wb") as kept_log:
+        pairs = [f"{console}:{kept.fileno()}", f"{log}:{kept_log.fileno()}"]
+        subprocess.run(
+            [sys.executable, "-I", "-S", console_relay.__file__, str(2**20), "name", *pairs],
+            pass_fds=[console, log, kept.fileno(), kept_log.fileno()],
+            timeout=30,
+            check=True,
+        )
+    for descriptor in (console, log, more):
+        os.close(descriptor)
+    assert (tmp_path / "log").read_bytes() == b"x" * 60_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from banger.errors import HostError
 from banger.identity import SshEndpoint
-from banger.linux import netns
+from banger.linux import links, netns
 from banger.linux.links import LinuxLinks
 from banger.linux.network import LinuxNetwork
 from banger.linux.process import LinuxProcesses
@@ -22,6 +23,7 @@ from tests.capabilities import network_namespaces, require
 from tests.networks import namespace_name, new_namespace
 
 LINKS = LinuxLinks()
+SIOCBRADDBR = 0x89A0
 
 
 @pytest.fixture
@@ -66,6 +68,21 @@ def test_namespace_that_is_not_there_is_a_host_error_with_the_cure(leave: Callab
             netns.call_inside(name, where)
         assert caught.value.hint == f"ip netns add {name}"
         assert name not in netns.names()
+
+
+def test_namespace_that_goes_while_it_is_looked_for_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It was there when its name was listed, and even when it was about to be entered."""
+    real = netns.enter
+
+    def enter(which: str) -> None:
+        netns.remove(which)
+        real(which)
+
+    monkeypatch.setattr(netns, "enter", enter)
+    for look, nothing in ((LINKS.look, None), (LINKS.routes, [])):
+        assert netns.exists(name)
+        assert look(name) == nothing
+        netns.make(name, lambda: None)
 
 
 def test_namespace_has_its_name_only_once_it_is_prepared() -> None:
@@ -183,6 +200,37 @@ def as_an_ordinary_user(function: Callable[[], str]) -> str:
     return in_a_process(prepare, function)
 
 
+def refused() -> str:
+    error = LINKS.refusal()
+    return f"{error.message} | {error.hint}" if error else "nothing"
+
+
+def test_kernel_without_a_module_is_told_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    def unknown(number: int) -> Callable[..., None]:
+        def ioctl(_: object, request: int, *__: object) -> None:
+            if request == SIOCBRADDBR:
+                raise OSError(number, os.strerror(number))
+
+        return ioctl
+
+    for number in (errno.ENOPKG, errno.EOPNOTSUPP):
+        monkeypatch.setattr("fcntl.ioctl", unknown(number))
+        assert refused() == f"a bridge cannot be made: {os.strerror(number)} | modprobe bridge"
+    monkeypatch.undo()
+    assert refused() == "nothing"
+    monkeypatch.setattr(links, "_TUN", tmp_path / "tun")
+    assert refused() == "a tap cannot be made: No such file or directory | modprobe tun"
+    with pytest.raises(HostError) as caught:
+        LINKS.add_tap("t0", "", netns=name)
+    assert caught.value.hint == "modprobe tun"
+    monkeypatch.setattr(links, "_FORWARD", tmp_path / "not" / "there")
+    with pytest.raises(HostError, match="ip_forward cannot be set") as caught:
+        LINKS.forward(netns=name)
+    assert caught.value.hint is None
+
+
 def test_ordinary_user_is_told_what_is_missing(name: str) -> None:
     def told(act: Callable[[], object]) -> str:
         try:
@@ -191,7 +239,9 @@ def test_ordinary_user_is_told_what_is_missing(name: str) -> None:
             return f"{error.message} | {error.hint}"
         return "done"
 
-    assert as_an_ordinary_user(lambda: str(LINKS.refusal())) == "Operation not permitted"
+    assert as_an_ordinary_user(lambda: refused()) == (
+        "a network namespace cannot be made: Operation not permitted | run as root"
+    )
     assert as_an_ordinary_user(lambda: told(LINKS.look)) == (
         "the network cannot be looked at: Operation not permitted | run as root"
     )

@@ -125,6 +125,16 @@ def test_find_an_argument_does_not_span_two(start: Start) -> None:
     assert PROCESSES.find(f"{marker}\0next") is None
 
 
+def test_find_after_refresh_is_no_older_than_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SCAN_S", 3600.0)
+    marker, others = f"marker-{uuid.uuid4()}", LinuxProcesses()
+    assert others.find(marker) is None
+    process = start(WAIT, f"path={marker}")
+    assert others.find(marker) is None, "many are looked for in one scan"
+    others.refresh()
+    assert others.find(marker) == process
+
+
 def test_kill_that_does_not_help_is_busy(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(WAIT)
     monkeypatch.setattr(module, "_ended", lambda descriptor, timeout_s: False)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from banger.core.playbook import Playbook, load
+from banger.core.request import Declared
 from banger.errors import Place, PlaybookError, Problem
 from banger.types import FileMode, GuestModule, GuestPath, ImageSource, ImageSpec, Network, NetworkKind, Size
 
@@ -67,9 +68,7 @@ def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def load_it(text: str, extra_vars: Mapping[str, Any] | None = None) -> Playbook:
         Path("p.yml").write_text(text)
-        return load(
-            Path("p.yml"), modules=MODULES, image_sources=SOURCES, network_kinds=KINDS, extra_vars=extra_vars or {}
-        )
+        return load(Path("p.yml"), Declared(MODULES, SOURCES, KINDS), extra_vars or {})
 
     return load_it
 
@@ -363,14 +362,14 @@ def test_playbook_that_is_none_is_a_problem(problems_in: Callable[..., list[str]
 
 def test_playbook_file_that_is_not_there_is_a_playbook_error(tmp_path: Path) -> None:
     with pytest.raises(PlaybookError, match="cannot read the playbook") as caught:
-        load(tmp_path / "no.yml", modules={}, image_sources={}, network_kinds={})
+        load(tmp_path / "no.yml", Declared())
     assert caught.value.exit_code == 2
 
 
 def test_playbook_that_is_not_utf_8_is_a_problem_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "p.yml").write_bytes(b"- name: x\n  vars: {a: \xff}\n")
     with pytest.raises(PlaybookError) as caught:
-        load(tmp_path / "p.yml", modules={}, image_sources={}, network_kinds={})
+        load(tmp_path / "p.yml", Declared())
     assert caught.value.problems == (
         Problem(Place(str(tmp_path / "p.yml"), 2, 1), "not UTF-8 text", "save the file as UTF-8"),
     )

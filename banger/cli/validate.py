@@ -1,0 +1,44 @@
+"""`banger validate`: whether a playbook is right, as far as that can be told without a host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from banger.cli.compose import load_plugins
+from banger.cli.options import extra_vars_option, format_option, playbook_argument
+from banger.core.validate import validate as judge
+from banger.core.variables import parse_extra
+from banger.errors import PlaybookError
+
+
+@click.command()
+@playbook_argument
+@extra_vars_option
+@format_option
+def validate(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
+    """Read PLAYBOOK and all it names, and tell every mistake. Needs no host: nothing is looked at, nothing made."""
+    try:
+        found = judge(playbook, load_plugins().declared(), parse_extra(extra_vars))
+    except PlaybookError as error:
+        if form != "json":
+            raise
+        problems = [
+            {
+                "file": each.place.file if each.place else None,
+                "line": each.place.line if each.place else None,
+                "column": each.place.column if each.place else None,
+                "message": each.message,
+                "hint": each.hint,
+            }
+            for each in error.problems
+        ]
+        click.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False))
+        raise click.exceptions.Exit(PlaybookError.exit_code) from error
+    counts = {"images": len(found.images), "networks": len(found.networks), "vms": len(found.vms)}
+    if form == "json":
+        click.echo(json.dumps({"ok": True, "problems": [], **counts}))
+    else:
+        click.echo(f"{playbook}: nothing wrong; {', '.join(f'{name}={count}' for name, count in counts.items())}")
