@@ -162,7 +162,9 @@ def test_give_of_nothing_fails(host: Host, tmp_path: Path) -> None:
         host.files.give(tmp_path / "b", os.getuid())
 
 
-@pytest.mark.parametrize("options", [set(), {"nodev"}, {"noexec"}, {"nodev", "noexec"}], ids=lambda options: "-".join(sorted(options)))
+@pytest.mark.parametrize(
+    "options", [set(), {"nodev"}, {"noexec"}, {"nodev", "noexec"}], ids=lambda options: "-".join(sorted(options))
+)
 def test_mount_options_are_those_of_the_file_system(host: Host, tmp_path: Path, options: set[str]) -> None:
     if isinstance(host, SimulatedHost):
         host.files.mounted = options
