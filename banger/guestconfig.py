@@ -95,6 +95,23 @@ class GuestConfig:
         """A public key that may log in as root. Raises ValueError when it is none."""
         self._authorized_keys[parse_public_key(text)] = None
 
+    def keep(self, known: GuestConfig, touched: GuestConfig) -> None:
+        """Ask, as a task would, for what was `known`, where nobody asks for anything yet or `touched` has something."""
+
+        def kept(before: dict[str, _Claim], now: dict[str, _Claim], others: dict[str, _Claim]) -> list[object]:
+            return [claim.value for key, claim in before.items() if key not in now or key in others]
+
+        with self.contributed_by("a task that was not chosen", overriding=True):
+            for target in known.dropped_mounts:
+                if target not in self._dropped:
+                    self.drop_mount(target)
+            for f in kept(known._files, self._files, touched._files):
+                if isinstance(f, GuestFile):
+                    self.write_file(f.path, f.content, mode=f.mode, uid=f.uid, gid=f.gid)
+            for mount in kept(known._mounts, self._mounts, touched._mounts):
+                if isinstance(mount, Mount):
+                    self.add_mount(mount)
+
     def files(self) -> tuple[GuestFile, ...]:
         """Sorted by path. Raises PluginError when one file's path leads through another file."""
         for path in self._files:

@@ -113,6 +113,10 @@ class Resource(ABC):
         """The shell commands that would make it, for dry runs; none where they would say nothing."""
         return ()
 
+    def diff(self, host: HostView) -> Sequence[str]:
+        """What making or mending it would change inside a guest, as lines of a unified diff(1)."""
+        return ()
+
     def discard(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         """Take it away when all it stands on goes too, so that nothing in it needs to be spared."""
         self.remove(host, handle, stage)

@@ -8,18 +8,26 @@ from pathlib import Path
 import click
 
 from banger.cli.compose import open_session
-from banger.cli.options import extra_vars_option, forks_option, format_option, playbook_argument
+from banger.cli.options import extra_vars_option, forks_option, format_option, limit_option, playbook_argument
 from banger.cli.render import rendering
 from banger.core.apply import Interrupted, Outcome
 from banger.core.converge import ApplyOptions
 from banger.core.converge import apply as apply_playbook
+from banger.core.selection import Selection, words
 from banger.core.variables import parse_extra
-from banger.errors import HostError
+from banger.errors import HostError, UsageError
+
+CHANGES_PENDING = 4
 
 
 @click.command()
 @playbook_argument
 @click.option("--check", is_flag=True, help="Only say what would be done.")
+@click.option("--diff", is_flag=True, help="Show how guest files differ from what is on the disks.")
+@click.option("--detailed-exitcode", is_flag=True, help="With --check: exit code 4 when there is something to do.")
+@limit_option
+@click.option("--tags", metavar="TAG,…", help="Only VMs with one of these tags, and tasks with one of them.")
+@click.option("--skip-tags", metavar="TAG,…", help="No VM and no task with one of these tags.")
 @click.option("--restart", is_flag=True, help="Restart VMs where a change needs it.")
 @click.option("--recreate", is_flag=True, help="Make root disks anew where a change needs it; work disks are kept.")
 @extra_vars_option
@@ -28,6 +36,11 @@ from banger.errors import HostError
 def apply(
     playbook: Path,
     check: bool,
+    diff: bool,
+    detailed_exitcode: bool,
+    limit: str | None,
+    tags: str | None,
+    skip_tags: str | None,
     restart: bool,
     recreate: bool,
     extra_vars: tuple[str, ...],
@@ -35,10 +48,16 @@ def apply(
     form: str,
 ) -> None:
     """Make this host as PLAYBOOK says: images, disks, guest files, networks, running VMs."""
-    options = ApplyOptions(check, restart, recreate, forks or os.cpu_count() or 1, parse_extra(extra_vars))
+    if detailed_exitcode and not check:
+        raise UsageError("--detailed-exitcode tells of what --check finds", hint="give both")
+    selection = Selection(words(limit), words(tags), words(skip_tags))
+    forks = forks or os.cpu_count() or 1
+    options = ApplyOptions(check, restart, recreate, forks, parse_extra(extra_vars), selection, diff)
     with rendering(form) as report:
         outcomes = apply_playbook(open_session(report), playbook, options)
     finish(outcomes)
+    if detailed_exitcode and any(outcome.changed or outcome.pending for outcome in outcomes):
+        raise click.exceptions.Exit(CHANGES_PENDING)
 
 
 def finish(outcomes: list[Outcome]) -> None:

@@ -78,7 +78,8 @@ def lines_of(event: Event) -> list[str]:
 def _planned(action: dict[str, Any]) -> list[str]:
     reason = f"  ({action['reason']})" if action["reason"] else ""
     by_hand = [f"      $ {command}" for command in action.get("by_hand", ())]
-    return [f"  {_VERBS[action['verb']]} {action['resource']}{reason}", *by_hand]
+    diff = [f"      {line}" for line in action.get("diff", ())]
+    return [f"  {_VERBS[action['verb']]} {action['resource']}{reason}", *by_hand, *diff]
 
 
 class _LiveLines:

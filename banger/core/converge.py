@@ -27,6 +27,7 @@ from banger.core.plan import Plan, plan
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
 from banger.core.report import VERSION
+from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
 from banger.errors import BangerError, PlaybookError, Problem
@@ -43,12 +44,14 @@ class ApplyOptions:
     recreate: bool = False
     forks: int = field(default_factory=lambda: os.cpu_count() or 1)
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
+    selection: Selection = field(default_factory=Selection)
+    diff: bool = False
 
 
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Make the host as the playbook says; with `check`, only say what that would take."""
     session.report({"type": "version", "events": VERSION})
-    playbook = load(path, session.plugins.declared(), options.extra_vars)
+    playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
         return _Apply(session, playbook, options, {}).run()
 
@@ -61,7 +64,7 @@ def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Remove every VM the playbook names. Images stay: they are a cache that belongs to no one VM."""
     session.report({"type": "version", "events": VERSION})
-    playbook = load(path, session.plugins.declared(), options.extra_vars)
+    playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
         return _destroy(session, names, options.forks, Flag())
@@ -262,7 +265,7 @@ class _Apply:
             todo = self._roster.plan(member)
         except BangerError as error:
             return error
-        self._session.announce(todo)
+        self._session.announce(todo, diff=self._options.diff)
         return todo
 
     def _settled(self, member: Member, outcome: Outcome) -> VmRecord:
@@ -284,7 +287,7 @@ class _Apply:
                     records.put(record)
 
     def _told(self, todo: Plan) -> Outcome:
-        self._session.announce(todo, dry=self._options.check)
+        self._session.announce(todo, dry=self._options.check, diff=self._options.diff)
         pending = len(todo.pending) + len(todo.blocked)
         outcome = Outcome(todo.subject, len(todo.actions) - todo.changes - pending, todo.changes, pending)
         self._session.report(outcome.recap)

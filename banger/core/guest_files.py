@@ -7,10 +7,12 @@ that a guest has used since is read again before the next boot (seed S9).
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,31 @@ class GuestFiles(Resource):
         """The files go with their disk; only the manifest is ours to remove."""
         host.files.remove(self.manifest)
 
+    def diff(self, host: HostView) -> Sequence[str]:
+        """Against what is on the disk; before there is one, against what it will be made of."""
+        known = self._known(host)
+        gone = sorted(set(known["files"] if known else ()) - {f.path for f in self.files})
+        paths = [*(f.path for f in self.files), *gone]
+        try:
+            there = self._there(host, paths)
+        except DiskError as error:
+            return (f"({self.disk.path} cannot be compared: {error})",)
+        wanted = {f.path: f for f in self.files}
+        return [line for path in paths for line in file_diff(path, there[path], wanted.get(path))]
+
+    def _there(self, host: HostView, paths: Sequence[str]) -> dict[str, GuestFile | None]:
+        """By the guest's paths. Raises DiskError for a disk that is not to be read just now."""
+        disk = self.disk
+        if host.files.status(disk.path):
+            below = {path: self._below_mount(path) for path in paths}
+            found = host.ext4.read(disk.path, list(below.values()), prefix=disk.prefix, base=disk.base)
+            return {path: found[moved] for path, moved in below.items()}
+        if host.files.status(self._backing):
+            raise DiskError("it is there only while the VM runs")
+        if disk.base and host.files.status(disk.base):
+            return host.ext4.read(disk.base, list(paths))
+        return dict.fromkeys(paths)
+
     @property
     def _backing(self) -> Path:
         """The file that tells by its state whether anyone wrote to the disk."""
@@ -116,6 +143,27 @@ class GuestFiles(Resource):
 
 
 FSTAB = "/etc/fstab"
+
+
+def file_diff(path: str, old: GuestFile | None, new: GuestFile | None) -> list[str]:
+    """One file's unified diff, with its mode and owner where those differ; nothing when it is the same.
+
+    What others may not read in the guest is not shown here either.
+    """
+    if (old and _attributes(old)) == (new and _attributes(new)):
+        return []
+    lines = [f"--- {f'a{path}' if old else '/dev/null'}", f"+++ {f'b{path}' if new else '/dev/null'}"]
+    before, after = (f"{f.mode:04o} {f.uid}:{f.gid}" if f else "" for f in (old, new))
+    if old and new and before != after:
+        lines.append(f"mode and owner {before} -> {after}")
+    contents = [f.content if f else b"" for f in (old, new)]
+    if any(f and not f.mode & 0o077 for f in (old, new)):
+        return [*lines, "(not shown: it is private)"] if contents[0] != contents[1] else lines
+    try:
+        before, after = (content.decode() for content in contents)
+    except UnicodeDecodeError:
+        return [*lines, f"(not text: {len(contents[0])} -> {len(contents[1])} bytes)"]
+    return [*lines, *islice(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""), 2, None)]
 
 
 def is_below(path: str, mount_point: str) -> bool:

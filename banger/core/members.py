@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from banger.core import images, tasks
+from banger.core import images, saved_guest, tasks
 from banger.core.assemble import assemble, problems_of_files, split_by_wish
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
@@ -183,6 +183,10 @@ class Roster:
         config = GuestConfig()
         session.plugins.contribute_guest_config(config, vm, image)
         facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
+        if request.held_tasks and saved_guest.is_there(session.view, record.directory):
+            held = GuestConfig()
+            self.contribute(held, replace(request, tasks=request.held_tasks), facts, modules)
+            config.keep(saved_guest.load(session.view, record.directory), held)
         found = self.contribute(config, request, facts, modules)
         mounts = self.image_mounts.get(request.image, ())
         found += problems_of_files(config, mounts, [task.place for task in request.tasks])

@@ -3,7 +3,7 @@
 An event is a flat JSON object with `type`:
 
 - `version`  first; `events` is the version of this format
-- `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`, perhaps `by_hand` (a dry run)
+- `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`, perhaps `by_hand` (a dry run), `diff`
 - `stage`    `subject`, `stage`, `detail`: what is being done right now
 - `done`     `subject`, `verb`, `resource`: one action ended well
 - `failed`   `subject`, `message`, `hint`

@@ -102,3 +102,5 @@ class VmRequest:
     tasks: tuple[Task, ...]
     variables: Mapping[str, Any] = field(hash=False)
     place: Place
+    held_tasks: tuple[Task, ...] = ()
+    """Those that this run is not about: what they last wrote stays, what they never wrote is not written."""

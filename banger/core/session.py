@@ -31,16 +31,18 @@ class Session:
     handles: HandleCache
     report: Report
 
-    def announce(self, todo: Plan, *, dry: bool = False) -> None:
+    def announce(self, todo: Plan, *, dry: bool = False, diff: bool = False) -> None:
         """Tell what is going to be done; in a dry run, also how one would do it by hand."""
         actions: list[dict[str, object]] = [
             {"verb": action.verb.value, "resource": action.resource.key, "reason": action.reason}
             for action in todo.actions
         ]
-        if dry:
-            for told, action in zip(actions, todo.actions, strict=True):
-                if action.verb is Verb.CREATE and (commands := list(action.resource.by_hand(self.view))):
-                    told["by_hand"] = commands
+        for told, action in zip(actions, todo.actions, strict=True):
+            if dry and action.verb is Verb.CREATE and (commands := list(action.resource.by_hand(self.view))):
+                told["by_hand"] = commands
+            differs = diff and action.verb not in (Verb.KEEP, Verb.REMOVE)
+            if differs and (lines := list(action.resource.diff(self.view))):
+                told["diff"] = lines
         self.report({"type": "plan", "subject": todo.subject, "actions": actions})
 
     @contextmanager
