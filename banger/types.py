@@ -192,6 +192,11 @@ _JAIL_UIDS = range(0x70000000, 0x7FFFFFFF)
 """What systemd's list of user ids (UIDS-GIDS.md) leaves to nobody."""
 
 
+def jail_uid(vm_id: str) -> int:
+    """The user id that follows from a VM's id."""
+    return _JAIL_UIDS[int(vm_id, 16) % len(_JAIL_UIDS)]
+
+
 @dataclass(frozen=True, slots=True)
 class VmFiles:
     """Where a VM's files lie: all in its directory, under names that are written here and nowhere else."""
@@ -285,7 +290,7 @@ class Vm(VmFiles):
     @property
     def vmm_uid(self) -> int | None:
         """The user and group id that its VMM runs as, nobody else's; None: ours."""
-        return _JAIL_UIDS[int(self.id, 16) % len(_JAIL_UIDS)] if self.jailed else None
+        return jail_uid(self.id) if self.jailed else None
 
 
 @dataclass(frozen=True, slots=True)

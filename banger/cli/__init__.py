@@ -15,7 +15,10 @@ COMMANDS = {
     "apply": ("banger.cli.apply:apply", "Make this host as a playbook says."),
     "destroy": ("banger.cli.destroy:destroy", "Remove the VMs a playbook names, and all they left on this host."),
     "doctor": ("banger.cli.doctor:doctor", "Whether this host has what each plugin needs, and how to mend it."),
+    "plan": ("banger.cli.plan:plan", "Say what an apply would do; keep that, to do exactly that later."),
+    "graph": ("banger.cli.graph:graph", "What a playbook asks for as a graph, in Mermaid or SVG."),
     "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
+    "schema": ("banger.cli.schema:schema", "Playbooks as a JSON Schema, for editors."),
     "validate": (
         "banger.cli.validate:validate",
         "Whether a playbook is right, as far as that can be told without a host.",

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from banger.cli.compose import open_session
-from banger.cli.options import extra_vars_option, forks_option, format_option, limit_option, playbook_argument
+from banger.cli.options import (
+    changing,
+    diff_option,
+    extra_vars_option,
+    forks_option,
+    format_option,
+    playbook_argument,
+    selecting,
+)
 from banger.cli.render import rendering
+from banger.core import planfile
 from banger.core.apply import Interrupted, Outcome
 from banger.core.converge import ApplyOptions
 from banger.core.converge import apply as apply_playbook
@@ -23,13 +33,10 @@ CHANGES_PENDING = 4
 @click.command()
 @playbook_argument
 @click.option("--check", is_flag=True, help="Only say what would be done.")
-@click.option("--diff", is_flag=True, help="Show how guest files differ from what is on the disks.")
+@diff_option
 @click.option("--detailed-exitcode", is_flag=True, help="With --check: exit code 4 when there is something to do.")
-@limit_option
-@click.option("--tags", metavar="TAG,…", help="Only VMs with one of these tags, and tasks with one of them.")
-@click.option("--skip-tags", metavar="TAG,…", help="No VM and no task with one of these tags.")
-@click.option("--restart", is_flag=True, help="Restart VMs where a change needs it.")
-@click.option("--recreate", is_flag=True, help="Make root disks anew where a change needs it; work disks are kept.")
+@selecting
+@changing
 @extra_vars_option
 @forks_option
 @format_option
@@ -47,12 +54,26 @@ def apply(
     forks: int | None,
     form: str,
 ) -> None:
-    """Make this host as PLAYBOOK says: images, disks, guest files, networks, running VMs."""
+    """Make this host as PLAYBOOK says: images, disks, guest files, networks, running VMs.
+
+    PLAYBOOK may be a plan that `banger plan -o` kept: exactly that is done, or nothing.
+    """
     if detailed_exitcode and not check:
         raise UsageError("--detailed-exitcode tells of what --check finds", hint="give both")
-    selection = Selection(words(limit), words(tags), words(skip_tags))
-    forks = forks or os.cpu_count() or 1
-    options = ApplyOptions(check, restart, recreate, forks, parse_extra(extra_vars), selection, diff)
+    options = ApplyOptions(
+        check,
+        restart,
+        recreate,
+        forks or os.cpu_count() or 1,
+        parse_extra(extra_vars),
+        Selection(words(limit), words(tags), words(skip_tags)),
+        diff,
+    )
+    if kept := planfile.read(playbook):
+        if restart or recreate or extra_vars or limit or tags or skip_tags:
+            raise UsageError(f"{playbook} is a plan, and has its own options", hint="make another with banger plan")
+        playbook = kept.playbook
+        options = replace(options, **kept.options(), kept=kept)
     with rendering(form) as report:
         outcomes = apply_playbook(open_session(report), playbook, options)
     finish(outcomes)

@@ -22,8 +22,9 @@ from banger.core.destroy import destroy_vm, resources_of
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard, locked
-from banger.core.members import Member, Roster
+from banger.core.members import Member, Roster, new_ids
 from banger.core.plan import Plan, plan
+from banger.core.planfile import PlanFile, fingerprint
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
 from banger.core.report import VERSION
@@ -46,6 +47,8 @@ class ApplyOptions:
     extra_vars: Mapping[str, Any] = field(default_factory=dict)
     selection: Selection = field(default_factory=Selection)
     diff: bool = False
+    kept: PlanFile | None = None
+    """The plan that is to be done, and no other."""
 
 
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
@@ -54,6 +57,13 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
         return _Apply(session, playbook, options, {}).run()
+
+
+def keep_plan(session: Session, path: Path, options: ApplyOptions) -> tuple[list[Outcome], PlanFile]:
+    """Say what an apply would do, changing nothing; and what to give it so that it does exactly that."""
+    session.report({"type": "version", "events": VERSION})
+    playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
+    return _Apply(session, playbook, replace(options, check=True), {}).keep()
 
 
 def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:
@@ -97,7 +107,8 @@ class _Apply:
         self._options = options
         self._given = given
         self._absent = [request.name for request in playbook.vms if request.state == "absent"]
-        self._roster = Roster(session, playbook, options.restart, options.recreate)
+        ids = new_ids([vm.name for vm in playbook.vms], records, options.kept.ids if options.kept else {})
+        self._roster = Roster(session, playbook, options.restart, options.recreate, ids)
         self._cancelled = Flag()
         self._drafted: dict[str, tuple[VmRecord, Member]] = {}
         """By name: the record that was allocated, and the VM that was put together for it."""
@@ -105,7 +116,9 @@ class _Apply:
     def run(self) -> list[Outcome]:
         image_plans = self._check()
         if self._options.check:
-            return self._only_say(image_plans)
+            return [self._told(todo) for todo, _ in self._plans(image_plans)]
+        if self._options.kept:
+            self._refuse_stale(self._options.kept, image_plans)
         reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
         outcomes = []
         for image in image_plans.values():
@@ -154,11 +167,38 @@ class _Apply:
             raise PlaybookError(problems)
         return plans
 
-    def _only_say(self, image_plans: Mapping[str, ImagePlan]) -> list[Outcome]:
+    def keep(self) -> tuple[list[Outcome], PlanFile]:
+        """Only say what is to be done, and have it to be kept."""
+        plans = self._plans(self._check())
+        options = self._options
+        kept = PlanFile(
+            self._playbook.path.absolute(),
+            options.restart,
+            options.recreate,
+            options.extra_vars,
+            options.selection,
+            self._roster.ids,
+            {todo.subject: fingerprint(todo, member) for todo, member in plans},
+        )
+        return [self._told(todo) for todo, _ in plans], kept
+
+    def _plans(self, image_plans: Mapping[str, ImagePlan]) -> list[tuple[Plan, Member | None]]:
+        """What is to be done about everything, in order."""
         session = self._session
-        outcomes = [self._told(_image_plan(session, image)) for image in image_plans.values()]
-        outcomes += [self._told(self._removal(record)) for record in self._recorded(self._absent)]
-        return outcomes + [self._told(self._roster.plan(member)) for member in self._drafts([])]
+        plans: list[tuple[Plan, Member | None]] = [
+            *((_image_plan(session, image), None) for image in image_plans.values()),
+            *((self._removal(record), None) for record in self._recorded(self._absent)),
+        ]
+        return [*plans, *((self._roster.plan(member), member) for _, member in self._drafted.values())]
+
+    def _refuse_stale(self, kept: PlanFile, image_plans: Mapping[str, ImagePlan]) -> None:
+        now = {todo.subject: fingerprint(todo, member) for todo, member in self._plans(image_plans)}
+        moved = sorted(name for name in {*now, *kept.fingerprints} if now.get(name) != kept.fingerprints.get(name))
+        if moved:
+            raise BangerError(
+                f"the plan is stale: since it was made, the host or the playbook has changed for {', '.join(moved)}",
+                hint=f"banger plan {self._playbook.path}",
+            )
 
     def _drafts(self, problems: list[Problem]) -> list[Member]:
         """The VMs as they would be put together; nothing is recorded."""

@@ -6,7 +6,7 @@ Looks at the host and the records, and changes neither.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from banger.identity import ProcessIdentity
 from banger.imagedirectory import FACTS
 from banger.resource import Resource
 from banger.rootdisk import image_of
-from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles
+from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles, jail_uid
 
 LOOPBACK = "127.0.0.1"
 
@@ -52,12 +52,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Puts the members of one run together. `restart`, `recreate`: what the user allows."""
+    """Puts the members of one run together.
+
+    `restart`, `recreate`: what the user allows. `ids`: of the VMs that are not recorded yet, by name.
+    """
 
     session: Session
     playbook: Playbook
     restart: bool
     recreate: bool
+    ids: Mapping[str, str]
     image_plans: Mapping[str, ImagePlan] = field(default_factory=dict)
     image_mounts: Mapping[str, tuple[Mount, ...]] = field(default_factory=dict)
 
@@ -78,7 +82,7 @@ class Roster:
         allocated = {}
         for request in self.wanted:
             old, network = known.get(request.name), networks[request.network]
-            vm_id = old.id if old else secrets.token_hex(5)
+            vm_id = old.id if old else self.ids[request.name]
             nic = old.nic if old and stay[request.name] else None
             if nic is None:
                 nic = self.session.plugins.allocate_nic(network, vm_id, taken, self.session.view)
@@ -241,6 +245,20 @@ class Roster:
             f"work_disk {Size(size)} of the VM '{request.name}' is smaller than its image's work seed, {Size(seed)}"
         )
         return [Problem(request.place, message, f"work_disk: {Size(seed)} or more")]
+
+
+def new_ids(names: Iterable[str], records: Mapping[str, VmRecord], given: Mapping[str, str]) -> dict[str, str]:
+    """Ids for those of these VMs that are not recorded; no two VMs' ids come to one user id in a jail."""
+    ids: dict[str, str] = {}
+    taken = {jail_uid(record.id) for record in records.values()}
+    for name in names:
+        if name not in records:
+            vm_id = given.get(name, "")
+            while not vm_id or jail_uid(vm_id) in taken:
+                vm_id = secrets.token_hex(5)
+            ids[name] = vm_id
+            taken.add(jail_uid(vm_id))
+    return ids
 
 
 def _as_it_was(member: Member) -> Vm:

@@ -22,10 +22,10 @@ _VERSION = 1
 
 def save(host: Host, directory: Path, config: GuestConfig) -> None:
     """Keep this configuration in the VM's directory; nothing is written where it is there already."""
-    text = _text(config)
+    content = text(config)
     path = directory / FILE
-    if host.files.status(path) is None or host.files.read(path) != text:
-        host.files.write(path, text)
+    if host.files.status(path) is None or host.files.read(path) != content:
+        host.files.write(path, content)
 
 
 def is_there(host: HostView, directory: Path) -> bool:
@@ -44,7 +44,8 @@ def load(host: HostView, directory: Path) -> GuestConfig:
         raise StateError(f"{path} is not what banger wrote ({error})", hint="apply the VM's playbook") from error
 
 
-def _text(config: GuestConfig) -> bytes:
+def text(config: GuestConfig) -> bytes:
+    """A configuration as it is kept; the same for what is the same."""
     document = {
         "version": _VERSION,
         "files": [{**asdict(f), "content": base64.b64encode(f.content).decode()} for f in config.files()],

@@ -1,0 +1,97 @@
+"""A plan that was kept: what was going to be done, to be done later exactly so, or not at all.
+
+It names the playbook and how it was to be applied, the ids that new VMs were going to have (all else follows from
+those), and a fingerprint of each subject's plan and wish. Of what is secret it has at most the extra variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from banger.core import saved_guest
+from banger.core.members import Member
+from banger.core.plan import Plan
+from banger.core.selection import Selection
+from banger.errors import UsageError
+
+KEY = "banger_plan"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """`playbook` is absolute. `ids`: of VMs that are not there yet, by name. `fingerprints`: by subject."""
+
+    playbook: Path
+    restart: bool
+    recreate: bool
+    extra_vars: Mapping[str, Any]
+    selection: Selection
+    ids: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Those of an apply, by name."""
+        names = ("restart", "recreate", "extra_vars", "selection")
+        return {name: getattr(self, name) for name in names}
+
+    def text(self) -> str:
+        """JSON, indented."""
+        document = {
+            KEY: _VERSION,
+            "playbook": str(self.playbook),
+            "restart": self.restart,
+            "recreate": self.recreate,
+            "extra_vars": dict(self.extra_vars),
+            "limit": self.selection.limit,
+            "tags": self.selection.tags,
+            "skip_tags": self.selection.skip_tags,
+            "ids": dict(self.ids),
+            "fingerprints": dict(self.fingerprints),
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def read(path: Path) -> PlanFile | None:
+    """The plan that is kept in a file; None when it is something else, a playbook. Raises UsageError for a bad one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.lstrip().startswith("{") or f'"{KEY}"' not in text[:64]:
+            return None
+    except (OSError, UnicodeDecodeError):
+        return None  # whoever reads it as a playbook says why
+    try:
+        document = json.loads(text)
+        if document[KEY] != _VERSION:
+            raise ValueError(f"it is of version {document[KEY]}, and this banger reads {_VERSION}")
+        selection = Selection(*(tuple(document[key]) for key in ("limit", "tags", "skip_tags")))
+        return PlanFile(
+            Path(document["playbook"]),
+            bool(document["restart"]),
+            bool(document["recreate"]),
+            dict(document["extra_vars"]),
+            selection,
+            dict(document["ids"]),
+            dict(document["fingerprints"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no plan that can be read: {error}", hint="banger plan PLAYBOOK -o FILE") from error
+
+
+def fingerprint(todo: Plan, member: Member | None = None) -> str:
+    """Of what is going to be done about a subject and, for a VM, of all that it is going to be."""
+    digest = hashlib.sha256()
+    for action in todo.actions:
+        digest.update(f"{action.verb.value} {action.resource.key} {action.reason}\n".encode())
+    if member:
+        vm = member.vm
+        digest.update(repr((vm.image, member.image.digest, vm.vcpus, vm.memory_bytes, vm.root_disk_bytes)).encode())
+        digest.update(repr((vm.work_disk_bytes, vm.overlay_bytes, vm.storage, vm.workdisk, vm.vmm, vm.jailed)).encode())
+        digest.update(repr((vm.running, vm.nic, vm.network)).encode())
+        digest.update(saved_guest.text(member.config))
+    return digest.hexdigest()
