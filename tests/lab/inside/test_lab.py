@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.capabilities import device_mapper, firecracker, kvm_boots, loop_devices, network_namespaces, require
-from tests.firecracker import elf_kernel
-from tests.lab.build import lab_image
 
 _SECTOR_BYTES = 512
-_BOOT_S = 180.0
 
 
 @pytest.mark.parametrize("capability", [device_mapper, firecracker, kvm_boots, loop_devices, network_namespaces])
@@ -112,69 +104,3 @@ def _namespace() -> Iterator[int]:
             yield process.pid
         finally:
             process.kill()
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def _put(api: Path, resource: str, body: dict[str, Any]) -> None:
-    with contextlib.closing(_Connection(api)) as connection:
-        connection.request("PUT", resource, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        assert answer.status == 204, f"{resource}: {answer.status} {answer.read()!r}"
-
-
-def _upper_disk(directory: Path) -> Path:
-    content, disk = directory / "content", directory / "upper.ext4"
-    for name in ("upper", "work"):
-        (content / name).mkdir(parents=True)
-    _run("mke2fs", "-q", "-t", "ext4", "-d", content, disk, "64M")
-    shutil.rmtree(content)
-    return disk
-
-
-def test_guest_boots_into_its_systemd(tmp_path: Path) -> None:
-    require(kvm_boots())
-    image = lab_image()
-    api, console = tmp_path / "api", tmp_path / "console"
-    with console.open("wb") as stream:
-        process = subprocess.Popen(
-            ["firecracker", "--api-sock", api], stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_for(api.exists, 30.0, console)
-        kernel = {
-            "kernel_image_path": str(elf_kernel(image / "vmlinuz", tmp_path)),
-            "initrd_path": str(image / "initrd.img"),
-            "boot_args": "console=ttyS0 quiet systemd.show_status=true reboot=k panic=1 pci=off"
-            " banger.root=overlay banger.lower=/dev/vda banger.upper=/dev/vdb",
-        }
-        _put(api, "/machine-config", {"vcpu_count": 1, "mem_size_mib": 512})
-        _put(api, "/boot-source", kernel)
-        disks = (("lower", image / "rootfs.ext4", True), ("upper", _upper_disk(tmp_path), False))
-        for name, path, read_only in disks:
-            drive = {"drive_id": name, "path_on_host": str(path), "is_root_device": False, "is_read_only": read_only}
-            _put(api, f"/drives/{name}", drive)
-        _put(api, "/actions", {"action_type": "InstanceStart"})
-        _wait_for(lambda: b"Debian GNU/Linux 12" in console.read_bytes(), _BOOT_S, console)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float, console: Path) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        said = console.read_text(errors="replace")
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s. The console:\n{said}"
-        time.sleep(0.05)
