@@ -155,6 +155,14 @@ class Route:
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A host's memory, proc_meminfo(5): MemTotal and MemAvailable."""
+
+    total_bytes: int
+    available_bytes: int
+
+
 class FilesView(Protocol):
     """Looking at host files."""
 
@@ -168,6 +176,9 @@ class FilesView(Protocol):
 
     def list(self, directory: Path) -> list[Path]:
         """Sorted; empty when the directory is not there."""
+
+    def free_bytes(self, path: Path) -> int:
+        """How much we may still write to the file system that this is on, or will be once it is made."""
 
     def mount_options(self, path: Path) -> set[str]:
         """Which of `nodev` and `noexec`, mount(8), the file system has that this is on."""
@@ -555,6 +566,8 @@ class HostView(Protocol):
     @property
     def boot_id(self) -> str:
         """random(4) boot id: everything of lifetime `boot` recorded under another one is gone."""
+
+    def memory(self) -> Memory: ...
 
 
 class Host(HostView, Protocol):

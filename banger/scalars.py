@@ -145,3 +145,13 @@ class NamespaceName(_Written, str):
         if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", value):
             return cls(value)
         raise ValueError("not a namespace's name; write letters, digits, '_', '.' and '-', at most 63 of them")
+
+
+def human(size_bytes: int) -> str:
+    """A size for reading, to a tenth of its unit."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.1f}{unit}"
+        value /= 1024
+    return f"{value:.1f}TiB"

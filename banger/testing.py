@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from banger.errors import BangerError, DiskError
+from banger.host import Memory
 from banger.simulated.block import SimulatedLoops, SimulatedMapper
 from banger.simulated.ext4 import SimulatedExt4
 from banger.simulated.files import SimulatedFiles
@@ -44,6 +45,7 @@ class SimulatedHost:
     def __init__(self) -> None:
         self.effects: list[str] = []
         self.boot_id = "00000000-0000-4000-8000-000000000001"
+        self.has_memory = Memory(2**36, 2**35)
         self.files = SimulatedFiles(self)
         self.processes = SimulatedProcesses(self)
         self.ext4 = SimulatedExt4(self)
@@ -59,6 +61,9 @@ class SimulatedHost:
         self._fail: tuple[int, BangerError] | None = None
         self._crash: tuple[int, bool] | None = None
         self._crashed = False
+
+    def memory(self) -> Memory:
+        return self.has_memory
 
     def fail_at(self, number: int, error: BangerError | None = None) -> None:
         """The effect of this number (counted from 1, from now on) raises instead of happening."""

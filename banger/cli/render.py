@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from banger.core.report import Event, Report
+from banger.scalars import human
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -64,6 +65,10 @@ def lines_of(event: Event) -> list[str]:
             return [line for action in changes for line in _planned(action)]
         case "stage":
             return [f"{subject}: {event['stage']}: {event['detail']}"]
+        case "room":
+            return event["warnings"] or [
+                f"room: disks can grow by {human(event['disks_bytes'])}, {human(event['free_bytes'])} is free"
+            ]
         case "note":
             return [f"{subject}: {event['message']}" if subject else event["message"]]
         case "failed":

@@ -28,6 +28,7 @@ from banger.core.planfile import PlanFile, fingerprint
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
 from banger.core.report import VERSION
+from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
@@ -115,8 +116,12 @@ class _Apply:
 
     def run(self) -> list[Outcome]:
         image_plans = self._check()
+        room = self._room()
         if self._options.check:
+            self._session.report(room.event)
             return [self._told(todo) for todo, _ in self._plans(image_plans)]
+        for warning in room.warnings:
+            self._session.report({"type": "note", "subject": "", "message": warning})
         if self._options.kept:
             self._refuse_stale(self._options.kept, image_plans)
         reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
@@ -162,14 +167,20 @@ class _Apply:
         self._roster = replace(self._roster, image_plans=plans, image_mounts=mounts)
         problems += [p for r in self._roster.wanted for p in self._roster.missing_plugins(r)]
         if len(plans) == len(self._playbook.images) + len(self._given):
-            self._drafts(problems)
+            members = self._drafts(problems)
+            problems += problems_of_memory(members, self._session.view.memory())
         if problems:
             raise PlaybookError(problems)
         return plans
 
+    def _room(self) -> Room:
+        members = [member for _, member in self._drafted.values()]
+        return Room.of(members, self._session.view, self._session.home.root)
+
     def keep(self) -> tuple[list[Outcome], PlanFile]:
         """Only say what is to be done, and have it to be kept."""
         plans = self._plans(self._check())
+        self._session.report(self._room().event)
         options = self._options
         kept = PlanFile(
             self._playbook.path.absolute(),

@@ -4,6 +4,8 @@ An event is a flat JSON object with `type`:
 
 - `version`  first; `events` is the version of this format
 - `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`, perhaps `by_hand` (a dry run), `diff`
+- `room`     `disks_bytes` by which disks can grow and `free_bytes` for them, `guests_bytes` of memory that what starts
+             may take and `available_bytes`, `warnings` (a dry run)
 - `stage`    `subject`, `stage`, `detail`: what is being done right now
 - `done`     `subject`, `verb`, `resource`: one action ended well
 - `failed`   `subject`, `message`, `hint`

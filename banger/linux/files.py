@@ -57,6 +57,13 @@ class LinuxFiles:
             except FileNotFoundError:
                 return []
 
+    def free_bytes(self, path: Path) -> int:
+        """How much we may still write to the file system that this is on, or will be once it is made; statvfs(3)."""
+        there = next(each for each in (path, *path.parents) if each.exists())
+        with _explained(f"look at {there}"):
+            found = os.statvfs(there)
+        return (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+
     def mount_options(self, path: Path) -> set[str]:
         """Which of `nodev` and `noexec` its file system has, statvfs(3)."""
         with _explained(f"look at {path}"):

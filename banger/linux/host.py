@@ -16,6 +16,7 @@ from banger.host import (
     LinksView,
     LoopsView,
     MapperView,
+    Memory,
     NetworkView,
     ProcessesView,
     QmpView,
@@ -32,6 +33,7 @@ from banger.linux.qmp import LinuxQmp
 from banger.linux.tools import LinuxTools
 from banger.linux.unix_http import LinuxHttp
 
+_MEMINFO = Path("/proc/meminfo")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,6 +69,12 @@ class LinuxHost:
         """random(4): another one after every boot of this machine."""
         return _BOOT_ID.read_text().strip()
 
+    def memory(self) -> Memory:
+        """From /proc/meminfo."""
+        lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+        return Memory(total, available)
+
 
 class ForbiddenError(BangerError):
     """Something that may only look tried to change the host. This is a mistake in a plugin or in banger itself."""
@@ -91,6 +99,9 @@ class ReadOnlyHost:
     @property
     def boot_id(self) -> str:
         return self._host.boot_id
+
+    def memory(self) -> Memory:
+        return self._host.memory()
 
 
 class _Looking:

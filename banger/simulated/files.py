@@ -52,6 +52,7 @@ class SimulatedFiles:
     def __init__(self, host: SimulatedHost) -> None:
         self.reflinks = False
         self.mounted: set[str] = set()
+        self.free = 2**40
         self.owners: dict[Path, int] = {}
         self._host = host
         self._files: dict[Path, File] = {}
@@ -85,6 +86,9 @@ class SimulatedFiles:
         return sorted(
             path for path in (*self._files, *self._directories) if path != Path("/") and path.parent == directory
         )
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
 
     def mount_options(self, path: Path) -> set[str]:
         return set(self.mounted)

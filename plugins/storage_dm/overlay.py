@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from banger.host import Host, HostView
 from banger.resource import Drifted, Handle, Stage
 from banger.rootdisk import RootDiskFile, note_of
+from banger.scalars import human
 from banger.types import Image, Size, Vm
 
-__all__ = ["CHUNK_BYTES", "CHUNK_SECTORS", "CowFile", "human", "overlay_size"]
+__all__ = ["CHUNK_BYTES", "CHUNK_SECTORS", "CowFile", "overlay_size"]
 
 CHUNK_BYTES = 4096
 CHUNK_SECTORS = CHUNK_BYTES // 512
@@ -34,16 +35,6 @@ def overlay_size(disk_bytes: int, asked_bytes: int | None) -> int:
         asked_bytes = -(-(1 + tables + data + 1) * CHUNK_BYTES // _STEP_BYTES) * _STEP_BYTES
     chunks = -(-asked_bytes // CHUNK_BYTES)
     return (chunks + (chunks % (_AREA_CHUNKS + 1) == 1)) * CHUNK_BYTES
-
-
-def human(size_bytes: int) -> str:
-    """A size for reading, to a tenth of its unit."""
-    value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.1f}{unit}"
-        value /= 1024
-    return f"{value:.1f}TiB"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from pathlib import Path
 from banger.errors import DiskError
 from banger.host import Host, HostView, LoopDevice, MapperDevice, Target
 from banger.resource import Absent, Drifted, Handle, Lifetime, Needs, Observation, Present, Resource, Stage
+from banger.scalars import human
 from banger.types import Size, Vm
 
-from .overlay import CHUNK_BYTES, CHUNK_SECTORS, CowFile, Filled, human
+from .overlay import CHUNK_BYTES, CHUNK_SECTORS, CowFile, Filled
 
 __all__ = ["Snapshot"]
 

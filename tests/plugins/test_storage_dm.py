@@ -11,7 +11,7 @@ from typing import Any
 
 import banger_storage_dm as plugin
 import pytest
-from banger_storage_dm.overlay import CHUNK_BYTES, CowFile, human, overlay_size
+from banger_storage_dm.overlay import CHUNK_BYTES, CowFile, overlay_size
 from banger_storage_dm.snapshot import Snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +24,7 @@ from banger.host import Target
 from banger.linux.host import ReadOnlyHost
 from banger.resource import Absent, Drifted, Handle, Present, Resource
 from banger.rootdisk import image_of
+from banger.scalars import human
 from banger.testing import SimulatedCrash, SimulatedHost
 from banger.types import Disk, GuestFile, Image, RootDisk, Vm
 from tests.plugins import disks
