@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": ("banger.cli.doctor:doctor", "Whether this host has what each plugin needs, and how to mend it."),
     "plan": ("banger.cli.plan:plan", "Say what an apply would do; keep that, to do exactly that later."),
     "graph": ("banger.cli.graph:graph", "What a playbook asks for as a graph, in Mermaid or SVG."),
+    "inventory": ("banger.cli.inventory:inventory", "The running VMs as an inventory for Ansible."),
     "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
     "schema": ("banger.cli.schema:schema", "Playbooks as a JSON Schema, for editors."),
     "validate": (

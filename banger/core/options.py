@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
@@ -92,6 +92,11 @@ def keys_of(kind: type) -> list[str]:
     return [field.name for field in fields(kind) if field.init]
 
 
+def required_keys_of(kind: type) -> list[str]:
+    """Those of them that have no default."""
+    return [field.name for field in fields(kind) if field.init and field.default is field.default_factory is MISSING]
+
+
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     """Of a list with one object, because a bare dataclass cannot be given a configuration from outside."""
@@ -164,6 +169,9 @@ def _wrong(path: Location, node: Node, details: Sequence[ErrorDetails], what: st
     reasons = list(dict.fromkeys(_reason(detail) for detail in details))
     expected = [reason for reason in reasons if not reason.startswith("it ")]
     own = "; ".join(reason[3:] for reason in reasons if reason.startswith("it "))
+    if own and isinstance(node, yaml_source.Mapping):  # said of the whole; it stands at the value that is quoted in it
+        quoted = (s.place for s in yaml_source.scalars(node) if isinstance(s.value, str) and repr(s.value) in own)
+        return Problem(next(quoted, node.place), f"{name} {own}", _hint(node, details))
     message = own or "should be " + " or ".join(expected)
     shown = f", not {_shown(node)}" if not own else f": {_shown(node)}"
     return Problem(node.place, f"{name} {message}{shown}", _hint(node, details))
@@ -190,27 +198,34 @@ def _shown(node: Node) -> str:
 
 def _hint(node: Node, details: Sequence[ErrorDetails]) -> str | None:
     kinds = {detail["type"] for detail in details}
-    if isinstance(node, Scalar):
-        if "value_error" in kinds:
-            return _value_hint(node, details)
-        if "string_type" in kinds and node.value is not None:
-            return "write {{ … | string }}" if is_template(node.text) else f'write it in quotes: "{node.text}"'
-        if kinds & {"tuple_type", "list_type"}:
-            return f"write [{node.text}]"
-        if "literal_error" in kinds and isinstance(node.value, str):
-            expected = str(details[0].get("ctx", {}).get("expected", ""))
-            near = did_you_mean(node.value, re.findall(r"'([^']*)'", expected))
-            return near if near and near.startswith("did") else None
-        if "bool_type" in kinds:
-            return _boolean_hint(node.text)
-        if "int_type" in kinds and isinstance(node.value, str) and re.fullmatch("[0-9]+", node.value):
-            return "write it without quotes" if not node.value.startswith("0") else "write it without a leading 0"
+    if not isinstance(node, Scalar):
+        return "begin a text of several lines with |" if "string_type" in kinds else None
+    if "value_error" in kinds:
+        return _value_hint(node, details)
+    if "string_type" in kinds and node.value is not None:
+        return "write {{ … | string }}" if is_template(node.text) else f'write it in quotes: "{node.text}"'
+    if "string_type" in kinds:
+        return 'an empty text is written ""'
+    if kinds & {"tuple_type", "list_type"}:
+        return f"write [{node.text}]" if " " not in node.text else "write each item in a line of its own, after '- '"
+    if "literal_error" in kinds and isinstance(node.value, str):
+        return _literal_hint(node.value, str(details[0].get("ctx", {}).get("expected", "")))
+    if "bool_type" in kinds:
+        return _boolean_hint(node.text)
+    if "int_type" in kinds and isinstance(node.value, str) and re.fullmatch("[0-9]+", node.value):
+        return "write it without quotes" if not node.value.startswith("0") else "write it without a leading 0"
     return None
 
 
+def _literal_hint(text: str, expected: str) -> str | None:
+    """Only what begins alike: `absent` looks like `present`, and is its opposite."""
+    near = did_you_mean(text, [word for word in re.findall(r"'([^']*)'", expected) if word[:1] == text[:1]])
+    return near if near and near.startswith("did") else None
+
+
 def _boolean_hint(text: str) -> str | None:
-    word = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-    return f"write {word[text.lower()]}" if text.lower() in word else None
+    words = {"true": ("yes", "on", "true", "1"), "false": ("no", "off", "false", "0")}
+    return next((f"write {right}" for right, wrong in words.items() if text.lower() in wrong), None)
 
 
 def _value_hint(node: Scalar, details: Sequence[ErrorDetails]) -> str | None:

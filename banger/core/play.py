@@ -128,7 +128,7 @@ class PlayReader:
         except (OSError, ValueError) as error:
             reasons = {UnicodeDecodeError: "it is not UTF-8 text", ValueError: "that is no file name"}
             reason = error.strerror if isinstance(error, OSError) else reasons[type(error)]
-            self._problem(place, f"cannot read '{name}': {reason}", f"it is looked for in {path.parent}")
+            self._problem(place, f"cannot read '{name}': {reason}", tasks.nearest_file(name, self.path.parent))
             return None
         node, problems = yaml_source.load(text, str(path))
         self.problems += problems
@@ -142,7 +142,7 @@ class PlayReader:
             return
         what = _what("image", entry)
         declared = self._declared(entry, "source", self._sources, "image source")
-        given = self._options(entry, ImageKeys, declared, what)
+        given = self._options(entry, ImageKeys, declared, what, "source", self._sources)
         keys = options.check(_only(entry, ImageKeys), ImageKeys, what, self.problems)
         if not self._name("image", entry) or keys is None:
             return
@@ -157,7 +157,7 @@ class PlayReader:
             return
         what = _what("network", entry)
         declared = self._declared(entry, "plugin", self._kinds, "network plugin", DEFAULT_NETWORK_KIND)
-        given = self._options(entry, NetworkKeys, declared, what)
+        given = self._options(entry, NetworkKeys, declared, what, "plugin", self._kinds)
         keys = options.check(_only(entry, NetworkKeys), NetworkKeys, what, self.problems)
         if self._name("network", entry) and keys is not None and given is not None:
             self.networks.append(Network(keys.name, keys.plugin, given, entry.place))
@@ -181,13 +181,33 @@ class PlayReader:
         return known.get(name)
 
     def _options(
-        self, entry: yaml_source.Mapping, keys: type, declared: ImageSource | NetworkKind | None, what: str
+        self,
+        entry: yaml_source.Mapping,
+        keys: type,
+        declared: ImageSource | NetworkKind | None,
+        what: str,
+        word: str,
+        others: Mapping[str, ImageSource] | Mapping[str, NetworkKind],
     ) -> Any:
-        """The keys of an entry that are its plugin's own, as an object of the plugin's dataclass."""
+        """The keys of an entry that are its plugin's own, as an object of the plugin's dataclass.
+
+        A key that only another plugin takes is told with the `word` that names that plugin.
+        """
         if declared is None:
             return None
         common = options.keys_of(keys)
-        return options.check(options.without(entry, common), declared.options, what, self.problems, also=common)
+        own = options.without(entry, common)
+        strangers = {
+            key: each.name
+            for each in others.values()
+            for key in own.entries
+            if key in options.keys_of(each.options) and key not in options.keys_of(declared.options)
+        }
+        for key, name in strangers.items():
+            self._problem(own.entries[key].key_place, f"unknown key '{key}' in {what}", f"{word}: {name} takes it")
+        rest = options.without(own, strangers)
+        value = options.check(rest, declared.options, what, self.problems, also=common)
+        return None if strangers else value
 
     # --- VMs
 
@@ -198,7 +218,8 @@ class PlayReader:
             return None
         if not isinstance(node, yaml_source.Mapping):
             self._problem(node.place, "'defaults' is a mapping of what VMs share", "defaults: {memory: 512MiB}")
-            return None
+            unread = Scalar(Unrendered(""), node.place, "")  # so that no VM is told to lack what may be in it
+            return yaml_source.Mapping({"image": yaml_source.Entry(node.place, unread)}, node.place)
         known = [key for key in options.keys_of(VmKeys) if key != "name"]
         strangers = {key for key in node.entries if key not in known}
         for key in sorted(strangers):
@@ -337,8 +358,9 @@ class PlayReader:
     def _at_least(self, entry: yaml_source.Mapping, key: str, size: Size | None, least: Size, what: str) -> None:
         if size is not None and size < least:
             message = f"'{key}' of {what} is {size}, which is less than {least}"
-            hint = f"did you mean {int(size)}MiB?" if 1 <= size < 2**20 else None
-            self._problem(options.place_of(entry, key), message, hint)
+            node = entry.get(key)
+            no_unit = isinstance(node, Scalar) and node.text.isdecimal() and 1 <= size < 2**20
+            self._problem(options.place_of(entry, key), message, f"did you mean {int(size)}MiB?" if no_unit else None)
 
 
 def _what(kind: str, entry: yaml_source.Mapping) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from banger.core import options, variables, yaml_source
@@ -86,7 +86,7 @@ def _parse(node: Node, modules: Mapping[str, GuestModule], problems: list[Proble
         return None
     module = named[0]
     keywords = options.check(options.without(node, {module, "when", "loop"}), _Keywords, "a task", problems)
-    given = _module_options(node, module, problems)
+    given = _module_options(node, module, modules, problems)
     when = _when(node.get("when"), problems)
     if given is not None:
         what = f"the module '{module}'"
@@ -102,10 +102,15 @@ def _one_module(
 ) -> bool:
     """Whether the task has one module. A key nobody knows is a misspelt keyword, or else a misspelt module."""
     strangers = [key for key in node.entries if key not in KEYWORDS and key not in modules]
-    known = KEYWORDS if named else [*modules, *KEYWORDS]
+    options_of = {key: name for name in named for key in options.keys_of(modules[name].options)}
     for key in strangers:
         message = f"unknown key '{key}' in a task" if named else f"unknown module '{key}'"
-        problems.append(Problem(node.entries[key].key_place, message, did_you_mean(key, known)))
+        hint = did_you_mean(key, KEYWORDS if named else [*modules, *KEYWORDS]) or ""
+        if key in options_of:
+            hint = f"indent it below '{options_of[key]}'"
+        elif not named and hint.startswith("known"):
+            hint = did_you_mean("", modules) or ""
+        problems.append(Problem(node.entries[key].key_place, message, hint or None))
     if len(named) > 1:
         words = " and ".join(f"'{name}'" for name in named)
         problems.append(
@@ -116,13 +121,17 @@ def _one_module(
     return len(named) == 1 and not strangers
 
 
-def _module_options(node: yaml_source.Mapping, module: str, problems: list[Problem]) -> yaml_source.Mapping | None:
+def _module_options(
+    node: yaml_source.Mapping, module: str, modules: Mapping[str, GuestModule], problems: list[Problem]
+) -> yaml_source.Mapping | None:
     value = node.entries[module].node
     if isinstance(value, yaml_source.Mapping):
         return value
     if isinstance(value, Scalar) and value.value is None:
         return yaml_source.Mapping({}, node.entries[module].key_place)
-    problems.append(Problem(value.place, f"the options of '{module}' are a mapping of keys and values"))
+    required = ", ".join(f"{key}: …" for key in options.required_keys_of(modules[module].options))
+    message = f"the options of '{module}' are a mapping of keys and values"
+    problems.append(Problem(value.place, message, f"{module}: {{{required}}}"))
     return None
 
 
@@ -134,7 +143,8 @@ def _when(node: Node | None, problems: list[Problem]) -> tuple[Scalar, ...]:
         if isinstance(condition, Scalar) and isinstance(condition.value, str | bool):
             good.append(condition)
         else:
-            problems.append(Problem(condition.place, "'when' is an expression, or a list of them"))
+            message = "'when' is an expression, or a list of them"
+            problems.append(Problem(condition.place, message, "when: vm.name == 'web-1'"))
     return tuple(good)
 
 
@@ -215,8 +225,11 @@ def _contribute_once(
         module.contribute(builder, given, ModuleContext(facts, task.place, sources.read, sources.render))
     except PlaybookError as error:
         problems += error.problems
-    except (BangerError, ValueError) as error:
-        problems.append(Problem(task.place, f"the module '{task.module}': {error}", getattr(error, "hint", None)))
+    except BangerError as error:
+        problems.append(Problem(task.place, f"the module '{task.module}': {error.message}", error.hint))
+    except ValueError as error:
+        message, _, hint = str(error).partition("; ")
+        problems.append(Problem(task.place, f"the module '{task.module}': {message}", hint or None))
     except Exception as error:
         error.add_note(f"in the module '{task.module}', for the task at {task.place}")
         raise
@@ -234,13 +247,9 @@ class _Sources:
         path = self.directory / name
         try:
             return path.read_bytes()
-        except OSError as error:
-            try:
-                near = did_you_mean(path.name, [each.name for each in path.parent.iterdir()])
-            except OSError:
-                near = f"it is looked for in {self.directory}"
-            message = f"cannot read '{name}': {error.strerror}"
-            raise PlaybookError([Problem(self._place(name), message, near)]) from error
+        except (OSError, ValueError) as error:
+            message = f"cannot read '{name}': {getattr(error, 'strerror', 'that is no file name')}"
+            raise PlaybookError([Problem(self._place(name), message, nearest_file(name, self.directory))]) from error
 
     def render(self, text: str, name: str) -> str:
         try:
@@ -252,3 +261,16 @@ class _Sources:
     def _place(self, name: str) -> Place:
         named = (s.place for s in yaml_source.scalars(self.options) if s.value == name)
         return next(named, self.options.place)
+
+
+def nearest_file(name: str, directory: Path) -> str | None:
+    """A hint for a file that cannot be read, of a name that is relative to the directory."""
+    path = directory / name
+    try:
+        if path.is_dir():
+            return "name a file in it"
+        beside = [str(PurePath(name).with_name(each.name)) for each in path.parent.iterdir()]
+    except (OSError, ValueError):  # also a name that holds a null byte
+        beside = []
+    near = did_you_mean(name, [each for each in beside if each != name])
+    return near or (None if PurePath(name).is_absolute() else "it is looked for beside the playbook")

@@ -25,6 +25,11 @@ _MARKS = ("{{", "{%", "{#")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = frozenset({"vm", "image", "item"})
 """Names that tasks and loops set."""
+_SET_ELSEWHERE = {
+    "item": "only what has a loop knows it",
+    "vm": "only the tasks of VMs know it",
+    "image": "only tasks know it",
+}
 
 
 class Unrendered(str):
@@ -226,7 +231,7 @@ class _Failures:
 
         if isinstance(error, jinja2.TemplateSyntaxError):
             message = (error.message or "it cannot be read").rstrip(".")
-            return TemplateError(f"not a template: {message}", line=error.lineno)
+            return TemplateError(f"not a template: {message}", hint=_syntax_hint(message), line=error.lineno)
         line = self._line(error)
         if isinstance(error, _UndefinedName):
             return self._undefined(error, line)
@@ -234,7 +239,7 @@ class _Failures:
 
     def _undefined(self, error: _UndefinedName, line: int | None) -> TemplateError:
         if error.subject is None:
-            hint = did_you_mean(error.name, self.context)
+            hint = _SET_ELSEWHERE.get(error.name) or did_you_mean(error.name, self.context)
             return TemplateError(f"'{error.name}' is undefined", hint=hint, line=line)
         known = _attributes(error.subject)
         owner = next((name for name, value in self.context.items() if value is error.subject), None)
@@ -249,6 +254,17 @@ class _Failures:
                 line = trace.tb_lineno
             trace = trace.tb_next
         return line
+
+
+def _syntax_hint(message: str) -> str | None:
+    """What would be right, for what Jinja2 says of the commonest mistakes."""
+    if unknown := re.search(r"No (filter|test) named '(.*)'", message):
+        environment = _environment()
+        return did_you_mean(unknown[2], environment.filters if unknown[1] == "filter" else environment.tests)
+    if message == "chunk after expression":
+        return "an expression ends before this does: compare with ==, join with 'and' or 'or'"
+    not_closed = message == "unexpected '}'" or message.startswith("unexpected end of template")
+    return "a template begins with {{ and ends with }}" if not_closed else None
 
 
 def _attributes(subject: object) -> list[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from collections.abc import Sequence as Lines
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from banger.core.suggest import did_you_mean
 from banger.errors import Place, Problem
 
 try:
@@ -146,6 +148,10 @@ class _Reader:
     def _sized(self, source: yaml.Node) -> tuple[Node, int, int]:
         if isinstance(source, yaml.ScalarNode):
             return self._scalar(source), 1, 0
+        if template := _bare_template(source):
+            place, hint = self._place(source.value[0][0]), f'quote a value that begins with a template: "{template}"'
+            self.problems.append(Problem(place, "a template stands here without quotes", hint))
+            return Scalar(template, place, template), 1, 0
         key = id(source)
         if key in self._done:
             return self._done[key]
@@ -259,22 +265,65 @@ def _too_deep(text: str) -> bool:
     return False
 
 
+def _bare_template(source: yaml.Node) -> str | None:
+    """What was meant by `{{ name }}` without quotes, which is a mapping with a mapping for its key."""
+    match source:
+        case yaml.MappingNode(value=[(yaml.MappingNode(value=[(yaml.ScalarNode(value=inner), _)]), _)]):
+            return f"{{{{ {inner} }}}}"
+    return None
+
+
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    place = _mark_place(mark, file) if mark else Place(file, 1, 1)
-    message = f"not YAML: {error.problem or error.context}"
-    if error.context and error.context_mark and error.problem:
-        message += f" {error.context} that begins at line {error.context_mark.line + 1}"
-    lines = text.splitlines()
-    line = lines[place.line - 1] if place.line <= len(lines) else ""
-    hint = None
+    context, message = error.context or "", error.problem or ""
+    begin = _mark_place(error.context_mark, file) if error.context_mark else None
+    if begin and "quoted scalar" in context and "end of stream" in message:  # the parser took all the rest for text
+        return Problem(begin, "not YAML: this quote is never closed", "write the same quote where the text ends")
+    if begin and "could not find expected ':'" in message:  # noticed only at the end of its line, or below
+        return Problem(begin, f"not YAML: {message} {context}", "a key ends with ': '")
+    place = _mark_place(error.problem_mark, file) if error.problem_mark else begin or Place(file, 1, 1)
+    lines = text.splitlines()[: place.line]
+    lines += [""] * (place.line - len(lines))
+    hint = _syntax_hint(context, message, begin, place, lines)
+    if message.startswith("but "):
+        message = f"{context}, {message}"
+    elif context and message and begin:
+        message += f" {context} that begins at line {begin.line}"
+    return Problem(place, f"not YAML: {message or context}", hint)
+
+
+def _syntax_hint(context: str, message: str, begin: Place | None, place: Place, lines: Lines[str]) -> str | None:
+    """What would cure it. `lines` end with the one where it was noticed; the mistake may be above."""
+    line = lines[-1]
+    before, after = line[: place.column - 1], line[place.column - 1 :]
     if re.search(r"(:|-)\s+\{[{%]", line):
-        hint = 'quote a value that begins with a template: "{{ … }}"'
-    elif line[: place.column].lstrip(" ").startswith("\t"):
-        hint = "YAML indents with spaces, never with tabs"
-    elif "mapping values are not allowed" in message:
-        hint = "a value that holds ': ' needs quotes"
-    return Problem(place, message, hint)
+        return 'quote a value that begins with a template: "{{ … }}"'
+    if (before + after[:1]).lstrip(" ").startswith("\t"):
+        return "YAML indents with spaces, never with tabs"
+    if "another document" in message or "document start" in message:
+        return "leave out what ends a document, '---' or '...': a file is one"
+    if "undefined alias" in message:
+        name = after[1:].partition(" ")[0].rstrip(",]}")
+        near = did_you_mean(name, re.findall(r"&([^\s,\]}]+)", "\n".join(lines)))
+        return near or f"the value that it stands for is marked &{name}, further up"
+    if before.endswith(("'", '"')):
+        return "the quoted text ends before this: a quote is missing above, or one inside '…' must be doubled: ''"
+    if "flow" in context and begin:
+        return f"the '{'[' if 'sequence' in context else '{'}' at {begin} is not closed, or a ',' is missing"
+    if "cannot start any token" in message:
+        return f"a value that begins with '{after[:1]}' needs quotes"
+    return _layout_hint(before, lines[:-1]) if "mapping values" in message or "block" in context else None
+
+
+def _layout_hint(before: str, above: Lines[str]) -> str:
+    """Why a key cannot stand where it does, after `before` on its line."""
+    previous = next((line for line in reversed(above) if line.strip()), "")
+    if re.match(r"\s*-[^\s-]", before):
+        return "put a blank after the '-' of an item"
+    if ": " in before:
+        return "a value that holds ': ' needs quotes"
+    if re.search(r"\w:\S", previous) and not re.search(r":(\s|$)", previous):
+        return f"put a blank after the ':' in the line above: {previous.strip().replace(':', ': ', 1)}"
+    return "what belongs together, the keys of a mapping or the items of a list, begins in the same column"
 
 
 def _character_problem(error: yaml.reader.ReaderError, text: str, file: str) -> Problem:

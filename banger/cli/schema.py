@@ -1,0 +1,19 @@
+"""`banger schema`: playbooks as a JSON Schema, for editors."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from banger.cli.compose import load_plugins
+from banger.core.schema import schema_of
+
+
+@click.command()
+def schema() -> None:
+    """Print a JSON Schema (draft 2020-12) of playbooks, with the keys of all plugins that are in use.
+
+    For editors: they complete and check what is being written. `banger validate` checks more.
+    """
+    click.echo(json.dumps(schema_of(load_plugins().declared()), indent=2, ensure_ascii=False))
