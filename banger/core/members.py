@@ -164,8 +164,9 @@ class Roster:
         vmm = self._vmm(old) if old else None
         if old and vmm and record.nic != old.nic and member.resources and not self._stops_vmm(member):
             # Its VMM stays, and that has the old card.
-            record = replace(record, nic=old.nic, network_options=old.network_options)
+            record = replace(record, nic=old.nic, network_options=old.network_options, vmm=old.vmm, jailed=old.jailed)
             record = record.with_runtime(guest_ip=old.nic.ip)
+            found = []
             member = self._put_together(request, record, old, modules, found)
         problems += found
         return replace(member, before=old, vmm=vmm)
@@ -270,7 +271,8 @@ def _as_it_was(member: Member) -> Vm:
 def _record(
     session: Session, request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, network: Network
 ) -> VmRecord:
-    kept = old.network_options if old and old.nic is nic and nic.network != network.name else None
+    """What goes with the card is the card's: a VM that waits on another network waits under its VMM too."""
+    waits = old if old and old.nic is nic and nic.network != network.name else None
     return VmRecord(
         id=vm_id,
         name=request.name,
@@ -282,11 +284,11 @@ def _record(
         work_disk_bytes=request.work_disk_bytes,
         storage=request.storage,
         workdisk=request.workdisk,
-        vmm=request.vmm,
+        vmm=waits.vmm if waits else request.vmm,
         nic=nic,
-        network_options=_plain(network.options) if kept is None else kept,
+        network_options=waits.network_options if waits else _plain(network.options),
         overlay_bytes=request.overlay_bytes,
-        jailed=request.jailed,
+        jailed=waits.jailed if waits else request.jailed,
         runtime=_runtime(request, old, vm_id, nic, VmFiles(session.home.vm_directory(vm_id))),
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),

@@ -81,6 +81,19 @@ def test_network_of_a_running_vm_that_moves_waits_and_then_leaves_nothing(microv
     assert set(left(microvms)["files"]) == {"api.sock"}  # type: ignore[call-overload]
 
 
+def test_vm_that_moves_to_firecracker_waits_on_its_network_under_its_vmm(microvms: World) -> None:
+    before = written(microvms, (NETWORK, "network: user"), (VMM, "vmm: qemu"), state="absent")
+    microvms.apply(before)
+    moved = written(microvms, state="absent")
+    for check in (True, False):
+        outcome = microvms.apply(moved, check=check)["vm/web"]
+        assert (outcome.error, outcome.changed) == (None, 0)
+        assert "network user -> tap: needs --restart" in microvms.reasons()
+    assert microvms.runs("web")
+    assert errors(microvms.apply(moved, restart=True)) == []
+    assert microvms.record("web").vmm == "firecracker"
+
+
 def test_storage_of_a_running_vm_that_moves_leaves_no_device(microvms: World) -> None:
     microvms.apply(written(microvms))
     moved = written(microvms, (STORAGE, "storage: file"))
