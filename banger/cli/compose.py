@@ -5,20 +5,14 @@ from __future__ import annotations
 import resource
 import signal
 
-from banger.core.configuration import Configuration
+from banger.cli.loading import load_plugins
 from banger.core.handles import HandleCache
 from banger.core.home import Home
 from banger.core.locks import shared_lock
-from banger.core.plugins import Plugins
 from banger.core.report import Report
 from banger.core.session import Session
 from banger.core.state import Store
 from banger.linux.host import LinuxHost, ReadOnlyHost
-
-
-def load_plugins() -> Plugins:
-    """Every plugin that is not blocked."""
-    return Plugins.load(Configuration.load(Home.from_environment()).block_plugins)
 
 
 def open_session(report: Report) -> Session:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from banger.cli.compose import load_plugins
+from banger.cli.loading import load_plugins
 from banger.core.schema import schema_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from banger.cli.compose import load_plugins
+from banger.cli.loading import load_plugins
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
 from banger.core.validate import validate as judge
 from banger.core.variables import parse_extra
