@@ -57,19 +57,19 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     session.report({"type": "version", "events": VERSION})
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
-        return _Apply(session, playbook, options, {}).run()
+        return Run(session, playbook, options, {}).run()
 
 
 def keep_plan(session: Session, path: Path, options: ApplyOptions) -> tuple[list[Outcome], PlanFile]:
     """Say what an apply would do, changing nothing; and what to give it so that it does exactly that."""
     session.report({"type": "version", "events": VERSION})
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
-    return _Apply(session, playbook, replace(options, check=True), {}).keep()
+    return Run(session, playbook, replace(options, check=True), {}).keep()
 
 
 def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:
     """Make the VMs of a playbook that nobody wrote, of images that are known by name. The caller holds their locks."""
-    return _Apply(session, playbook, ApplyOptions(), images).run()
+    return Run(session, playbook, ApplyOptions(), images).run()
 
 
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
@@ -91,8 +91,8 @@ def _destroy(session: Session, names: Sequence[str], forks: int, cancelled: Flag
     return in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report, cancelled)
 
 
-class _Apply:
-    """One run of `apply`."""
+class Run:
+    """One run of `apply`, or of what only looks."""
 
     def __init__(
         self, session: Session, playbook: Playbook, options: ApplyOptions, given: Mapping[str, ImagePlan]
@@ -115,7 +115,7 @@ class _Apply:
         """By name: the record that was allocated, and the VM that was put together for it."""
 
     def run(self) -> list[Outcome]:
-        image_plans = self._check()
+        image_plans = self.check()
         room = self._room()
         if self._options.check:
             self._session.report(room.event)
@@ -131,7 +131,7 @@ class _Apply:
             if outcomes[-1].error or self._cancelled.is_set():
                 return self._cut_short(outcomes)
         if any(outcome.changed for outcome in outcomes):
-            self._check()  # again, now that more is known of the images
+            self.check()  # again, now that more is known of the images
         for record in self._recorded(self._absent):
             self._session.announce(self._removal(record))
         outcomes += _destroy(self._session, self._absent, self._options.forks, self._cancelled)
@@ -145,7 +145,7 @@ class _Apply:
             return [*outcomes, Outcome("apply", error=Interrupted("interrupted"))]
         return outcomes
 
-    def _check(self) -> dict[str, ImagePlan]:
+    def check(self) -> dict[str, ImagePlan]:
         """Everything that is wrong, found on drafts of all images and VMs. Raises PlaybookError with all of it."""
         problems: list[Problem] = []
         plans, mounts = dict(self._given), dict[str, tuple[Mount, ...]]()
@@ -173,13 +173,17 @@ class _Apply:
             raise PlaybookError(problems)
         return plans
 
+    @property
+    def drafts(self) -> list[Member]:
+        """The VMs as they were put together to be checked."""
+        return [member for _, member in self._drafted.values()]
+
     def _room(self) -> Room:
-        members = [member for _, member in self._drafted.values()]
-        return Room.of(members, self._session.view, self._session.home.root)
+        return Room.of(self.drafts, self._session.view, self._session.home.root)
 
     def keep(self) -> tuple[list[Outcome], PlanFile]:
         """Only say what is to be done, and have it to be kept."""
-        plans = self._plans(self._check())
+        plans = self._plans(self.check())
         self._session.report(self._room().event)
         options = self._options
         kept = PlanFile(
@@ -200,7 +204,7 @@ class _Apply:
             *((_image_plan(session, image), None) for image in image_plans.values()),
             *((self._removal(record), None) for record in self._recorded(self._absent)),
         ]
-        return [*plans, *((self._roster.plan(member), member) for _, member in self._drafted.values())]
+        return [*plans, *((self._roster.plan(member), member) for member in self.drafts)]
 
     def _refuse_stale(self, kept: PlanFile, image_plans: Mapping[str, ImagePlan]) -> None:
         now = {todo.subject: fingerprint(todo, member) for todo, member in self._plans(image_plans)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from banger.core.assemble import split_by_wish
-from banger.core.converge import ApplyOptions, _Apply
+from banger.core.converge import ApplyOptions, Run
 from banger.core.guest_files import GuestFiles
 from banger.core.images import ImagePlan
 from banger.core.members import Member
@@ -69,9 +69,9 @@ def graph_of(session: Session, path: Path, extra_vars: Mapping[str, Any]) -> Gra
     An image is all that it takes to build it, built or not; of a stopped VM there is what a stopped one has.
     """
     playbook = load(path, session.plugins.declared(), extra_vars)
-    draft = _Apply(session, playbook, ApplyOptions(check=True, extra_vars=extra_vars), {})
-    images = draft._check()
-    members = [member for _, member in draft._drafted.values()]
+    run = Run(session, playbook, ApplyOptions(check=True, extra_vars=extra_vars), {})
+    images = run.check()
+    members = run.drafts
     used = {member.request.image: images[member.request.image] for member in members}
     groups: dict[tuple[Kind, str], dict[str, Resource | None]] = {}
     edges: list[Edge] = []

@@ -32,8 +32,8 @@ MINIMUM_DISK = Size.parse("16MiB")
 MINIMUM_OVERLAY = Size.parse("1MiB")
 MAXIMUM_VCPUS = 255
 
-_PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class PlayReader:
@@ -65,8 +65,8 @@ class PlayReader:
             self._problem(play.place, "a play is a mapping", "- name: …")
             return
         for key, entry in play.entries.items():
-            if key not in _PLAY_KEYS:
-                self._problem(entry.key_place, f"unknown key '{key}' in a play", did_you_mean(key, _PLAY_KEYS))
+            if key not in PLAY_KEYS:
+                self._problem(entry.key_place, f"unknown key '{key}' in a play", did_you_mean(key, PLAY_KEYS))
         name = play.get("name")
         if name is not None and not (isinstance(name, Scalar) and isinstance(name.value, str)):
             self._problem(name.place, "the name of a play is text", "write it in quotes")
@@ -343,7 +343,7 @@ class PlayReader:
         if not isinstance(node, Scalar) or not isinstance(node.value, str) or isinstance(node.value, Unrendered):
             self._unnamed.add(kind)
             return False
-        if not _NAME.fullmatch(node.value):
+        if not NAME.fullmatch(node.value):
             hint = "a to z, 0 to 9 and '-', at most 63 of them, beginning and ending with a letter or digit"
             self._problem(node.place, f"{variables.shorten(node.value)} cannot be the name of any {kind}", hint)
             return False

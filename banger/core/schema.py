@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from banger.core.options import keys_of
-from banger.core.play import _NAME, MAXIMUM_VCPUS, MINIMUM_DISK, MINIMUM_MEMORY, MINIMUM_OVERLAY
+from banger.core.play import MAXIMUM_VCPUS, MINIMUM_DISK, MINIMUM_MEMORY, MINIMUM_OVERLAY, NAME
 from banger.core.request import DEFAULT_NETWORK_KIND, Declared, ImageKeys, NetworkKeys, VmKeys
-from banger.core.tasks import _Keywords
-from banger.core.variables import _NAME as _VARIABLE
+from banger.core.tasks import Keywords
+from banger.core.variables import NAME as VARIABLE
 from banger.core.variables import RESERVED
 from banger.scalars import FileMode, GuestFilePath, GuestPath, Ipv4Address, NamespaceName, OwnerId, Size, Subnet
 
@@ -85,7 +85,7 @@ def _play() -> Schema:
             "name": {"type": "string", "description": "For people."},
             "vars": {
                 "type": ["object", "null"],
-                "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$", "not": {"enum": sorted(RESERVED)}},
+                "propertyNames": {"pattern": f"^{VARIABLE.pattern}$", "not": {"enum": sorted(RESERVED)}},
                 "description": "Variables for templates.",
             },
             "vars_files": {**_list({"type": "string"}), "description": "YAML files of variables."},
@@ -146,7 +146,7 @@ def _defaults(vm: Schema) -> Schema:
 def _task(definitions: Schema, modules: Mapping[str, type]) -> Schema:
     """Keywords are not rendered; the options of the one module are."""
     condition: Schema = {"type": ["string", "boolean"], "not": _TEMPLATE}
-    keywords: Schema = _object(definitions, "task", _Keywords, templates=False)["properties"]
+    keywords: Schema = _object(definitions, "task", Keywords, templates=False)["properties"]
     keywords["when"] = {
         "anyOf": [condition, {"type": "array", "items": condition}],
         "description": "An expression, written without braces, or a list of them that must all be true.",
@@ -250,7 +250,7 @@ def _is_text(schema: Schema) -> bool:
 
 def _named(schema: Schema) -> Schema:
     """With the rule for the names of images, networks and VMs."""
-    name = {"anyOf": [{"type": "string", "pattern": f"^{_NAME.pattern}$"}, _TEMPLATE]}
+    name = {"anyOf": [{"type": "string", "pattern": f"^{NAME.pattern}$"}, _TEMPLATE]}
     return {**schema, "properties": {**schema["properties"], "name": name}}
 
 

@@ -62,7 +62,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Keywords:
+class Keywords:
     """What a task takes besides its module, `when` and `loop`."""
 
     name: str | None = None
@@ -85,7 +85,7 @@ def _parse(node: Node, modules: Mapping[str, GuestModule], problems: list[Proble
     if not _one_module(node, named, modules, problems):
         return None
     module = named[0]
-    keywords = options.check(options.without(node, {module, "when", "loop"}), _Keywords, "a task", problems)
+    keywords = options.check(options.without(node, {module, "when", "loop"}), Keywords, "a task", problems)
     given = _module_options(node, module, modules, problems)
     when = _when(node.get("when"), problems)
     if given is not None:

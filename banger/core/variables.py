@@ -22,7 +22,7 @@ from banger.errors import Place, Problem, UsageError
 Context = Mapping[str, Any]
 
 _MARKS = ("{{", "{%", "{#")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = frozenset({"vm", "image", "item"})
 """Names that tasks and loops set."""
 _SET_ELSEWHERE = {
@@ -104,7 +104,7 @@ def parse_extra(arguments: Sequence[str]) -> dict[str, Any]:
 
 def check_name(name: str) -> str | None:
     """What is wrong with this name for a variable; None when it will do."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         return f"'{name}' cannot name a variable: letters, digits and _ only, and no digit first"
     return f"'{name}' is set by banger itself and cannot be a variable" if name in RESERVED else None
 

@@ -15,7 +15,7 @@ from banger import scalars
 from banger.cli import cli
 from banger.core import yaml_source
 from banger.core.options import keys_of
-from banger.core.play import _PLAY_KEYS
+from banger.core.play import PLAY_KEYS
 from banger.core.plugins import Plugins
 from banger.core.request import Declared, ImageKeys, NetworkKeys, VmKeys
 from banger.core.schema import _LIMITS, _WRITTEN, schema_of
@@ -133,7 +133,7 @@ def test_wrong_text_is_wrong(text: str, said: str) -> None:
 
 def test_keys_are_those_that_are_checked() -> None:
     defined = SCHEMA["$defs"]
-    assert list(defined["play"]["properties"]) == list(_PLAY_KEYS)
+    assert list(defined["play"]["properties"]) == list(PLAY_KEYS)
     assert set(defined["vm"]["properties"]) == {*keys_of(VmKeys), "loop"}
     assert set(defined["defaults"]["properties"]) == {*keys_of(VmKeys)} - {"name"}
     assert set(defined["task"]["properties"]) == {*KEYWORDS, *BUILT_IN.modules}
