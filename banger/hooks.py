@@ -19,7 +19,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from banger.guestconfig import GuestConfig
-    from banger.host import HostView
+    from banger.host import HostView, Node
     from banger.needs import Need
     from banger.resource import Handle, Resource
     from banger.types import (
@@ -121,10 +121,13 @@ def setup_network(vm: Vm) -> NetworkSetup:  # type: ignore[empty-body]
 
 
 @hookspec
-def prepare_root_disk(vm: Vm, image: Image, files: Sequence[GuestFile]) -> RootDisk:  # type: ignore[empty-body]
+def prepare_root_disk(  # type: ignore[empty-body]
+    vm: Vm, image: Image, files: Sequence[GuestFile], directories: Sequence[Node]
+) -> RootDisk:
     """The VM's root disk. Asked of the storage plugin.
 
-    `files` may be written while it is made; the core makes sure of them anyway.
+    `files` and `directories` may be written while it is made: all of them, when the handle that `create` answers with
+    has `HAS_GUEST_FILES`. Otherwise, and ever after, the core makes sure of them.
     """
 
 

@@ -318,6 +318,10 @@ class GuestDisk:
     backing: Path | None = None
 
 
+HAS_GUEST_FILES = "has_guest_files"
+"""In the handle of a disk that was made just now: the guest's files and directories are on it, all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class RootDisk:
     """A storage plugin's answer: the resources to make, the disks to attach in order, how the guest joins them."""

@@ -91,10 +91,10 @@ def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins, ssh_ke
     directories = config.directories()
     resources: list[Resource] = [VmDirectory(vm.directory_key, vm.directory)]
 
-    root = plugins.prepare_root_disk(vm, image, on_root)
+    below_root = [node for node in directories if not (vm.work_disk_bytes and is_below(node.path, WORK_MOUNT_POINT))]
+    root = plugins.prepare_root_disk(vm, image, on_root, below_root)
     resources += root.resources
     disks = list(root.disks)
-    below_root = [node for node in directories if not (vm.work_disk_bytes and is_below(node.path, WORK_MOUNT_POINT))]
     resources.append(_guest_files(vm, "root", root.resources, root.guest_disk, on_root, below_root))
 
     if vm.work_disk_bytes is not None:

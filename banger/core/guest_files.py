@@ -19,7 +19,7 @@ from typing import Any
 from banger.errors import DiskError
 from banger.host import Host, HostView, Inode, Node
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
-from banger.types import GuestDisk, GuestFile
+from banger.types import HAS_GUEST_FILES, GuestDisk, GuestFile
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class GuestFiles(Resource):
         return Present(verified=known["disk"] == _fingerprint(host, self._backing))
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        if any(needs.get(key, {}).get(HAS_GUEST_FILES) for key in self.needs):
+            self._note(host)
+            return {}
         return self.update(host, {}, stage)
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
@@ -69,8 +72,7 @@ class GuestFiles(Resource):
                 base=disk.base,
                 prefix=disk.prefix,
             )
-        document = {"files": self._digests(), "disk": _fingerprint(host, self._backing)}
-        host.files.write(self.manifest, json.dumps(document, indent=1).encode())
+        self._note(host)
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
@@ -106,6 +108,11 @@ class GuestFiles(Resource):
     def _backing(self) -> Path:
         """The file that tells by its state whether anyone wrote to the disk."""
         return self.disk.backing or self.disk.path
+
+    def _note(self, host: Host) -> None:
+        """All is on the disk as wanted, and this is the state it was left in."""
+        document = {"files": self._digests(), "disk": _fingerprint(host, self._backing)}
+        host.files.write(self.manifest, json.dumps(document, indent=1).encode())
 
     def _wrong_directories(self, host: HostView) -> list[Node]:
         if not self.directories:

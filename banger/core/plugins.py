@@ -22,7 +22,7 @@ from banger import hooks
 from banger.core.request import Declared
 from banger.errors import BangerError, PluginError
 from banger.guestconfig import GuestConfig
-from banger.host import HostView
+from banger.host import HostView, Node
 from banger.needs import Need
 from banger.resource import Handle, Resource
 from banger.types import (
@@ -167,8 +167,11 @@ class Plugins:
     def setup_network(self, vm: Vm) -> NetworkSetup:
         return self._one(f"network_{vm.nic.plugin}", "setup_network", NetworkSetup, vm=vm)
 
-    def prepare_root_disk(self, vm: Vm, image: Image, files: Sequence[GuestFile]) -> RootDisk:
-        return self._one(f"storage_{vm.storage}", "prepare_root_disk", RootDisk, vm=vm, image=image, files=files)
+    def prepare_root_disk(
+        self, vm: Vm, image: Image, files: Sequence[GuestFile], directories: Sequence[Node]
+    ) -> RootDisk:
+        plugin, asked = f"storage_{vm.storage}", "prepare_root_disk"
+        return self._one(plugin, asked, RootDisk, vm=vm, image=image, files=files, directories=directories)
 
     def prepare_work_disk(self, vm: Vm, image: Image, files: Sequence[GuestFile]) -> WorkDisk:
         return self._one(f"workdisk_{vm.workdisk}", "prepare_work_disk", WorkDisk, vm=vm, image=image, files=files)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
 from banger.needs import E2FSPROGS, Need, programs
-from banger.resource import Stage
+from banger.resource import Handle, Needs, Stage
 from banger.rootdisk import RootDiskFile, unbounded
-from banger.types import Disk, GuestDisk, GuestFile, Image, Problem, RootDisk, Vm
+from banger.types import HAS_GUEST_FILES, Disk, GuestDisk, GuestFile, Image, Problem, RootDisk, Vm
 
 UPPER = "/upper"
 WORK = "/work"
@@ -27,17 +27,22 @@ class UpperDisk(RootDiskFile):
     """A VM's own writes to its root file system, over its image."""
 
     files: tuple[GuestFile, ...] = ()
+    directories: tuple[Node, ...] = ()
+
+    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        return {**super().create(host, needs, stage), HAS_GUEST_FILES: True}
 
     def make(self, host: Host, stage: Stage) -> None:
         stage("making the upper disk")
         host.ext4.make(self.path, self.size_bytes, self._nodes(host), label=_LABEL)
 
     def _nodes(self, host: HostView) -> list[Node]:
-        """The files with every parent directory as the image has it: overlayfs shows the upper's owner and mode."""
-        ancestors = {directory for f in self.files for directory in _ancestors(f.path)}
+        """What is wanted, parent directories as the image has them: overlayfs shows the upper's owner and mode."""
+        wanted: tuple[GuestFile | Node, ...] = (*self.files, *self.directories)
+        ancestors = {directory for each in wanted for directory in _ancestors(each.path)}
         inodes = host.ext4.lookup(self.image.rootfs, sorted(ancestors))
         linked = {path for path, inode in inodes.items() if inode and inode.type == "symlink"}
-        real = {f.path: f.path for f in self.files}
+        real = {each.path: each.path for each in wanted}
         for path in real:
             if linked & set(_ancestors(path)):
                 real[path] = host.ext4.resolve(self.image.rootfs, path)
@@ -45,7 +50,9 @@ class UpperDisk(RootDiskFile):
         inodes |= host.ext4.lookup(self.image.rootfs, sorted(missing)) if missing else {}
         directories = {d for path in real.values() for d in _ancestors(path)}
         nodes = [Node(UPPER, "directory"), Node(WORK, "directory", 0o700)]
-        for directory in sorted(directories - {"/"}):
+        own = {real[node.path]: node for node in self.directories}
+        nodes += [replace(node, path=UPPER + path) for path, node in own.items()]
+        for directory in sorted(directories - {"/", *own}):
             inode = inodes.get(directory)
             owner = (inode.mode, inode.uid, inode.gid) if inode and inode.type == "directory" else (0o755, 0, 0)
             nodes.append(Node(UPPER + directory, "directory", *owner))
@@ -72,8 +79,8 @@ def validate_vm(vm: Vm) -> Sequence[Problem]:
 
 
 @hookimpl
-def prepare_root_disk(vm: Vm, image: Image, files: Sequence[GuestFile]) -> RootDisk:
-    upper = replace(UpperDisk.of(vm, image, "upper"), files=tuple(files))
+def prepare_root_disk(vm: Vm, image: Image, files: Sequence[GuestFile], directories: Sequence[Node]) -> RootDisk:
+    upper = replace(UpperDisk.of(vm, image, "upper"), files=tuple(files), directories=tuple(directories))
     return RootDisk(
         resources=(upper,),
         disks=(Disk(image.rootfs, read_only=True, role="root"), Disk(vm.root_overlay, role="upper")),

@@ -26,6 +26,7 @@ FILES = (
     GuestFile("/etc/motd", b"of the VM\n"),
     GuestFile("/srv/deep/secret", b"s", 0o600, 33, 33),
 )
+DIRECTORIES = (Node("/root/.ssh", "directory", 0o700), Node("/lib/made/here", "directory", 0o711, 5, 6))
 STORAGES = pytest.mark.parametrize("plugin", [banger_storage_overlay, banger_storage_file], ids=["overlay", "file"])
 
 
@@ -35,14 +36,14 @@ def host(tmp_path: Path) -> LinuxHost:
 
 
 def root_disk(host: LinuxHost, directory: Path, plugin: ModuleType, files: tuple[GuestFile, ...] = FILES) -> RootDisk:
-    arguments = {"files": files} if plugin is banger_storage_overlay else {}
+    arguments = {"files": files, "directories": DIRECTORIES} if plugin is banger_storage_overlay else {}
     disk: RootDisk = plugin.prepare_root_disk(vm(directory / "vm"), image(host, directory / "image"), **arguments)
     return disk
 
 
 def guest_files(machine: Vm, disk: RootDisk, files: tuple[GuestFile, ...] = FILES) -> GuestFiles:
-    directories = (Node("/root/.ssh", "directory", 0o700),)
-    return GuestFiles("web/files", (), disk.guest_disk, files, directories, machine.directory / "manifest.json")
+    needs = tuple(resource.key for resource in disk.resources)
+    return GuestFiles("web/files", needs, disk.guest_disk, files, DIRECTORIES, machine.directory / "manifest.json")
 
 
 def seen_by_guest(host: LinuxHost, disk: RootDisk, *paths: str) -> dict[str, tuple[bytes, int, int, int] | None]:
@@ -175,6 +176,30 @@ def test_upper_disk_is_small_and_the_image_untouched(host: LinuxHost, tmp_path: 
     assert status.allocated_bytes < status.size_bytes / 4
     assert (tmp_path / "image" / "rootfs.ext4").read_bytes() == before
     assert [(d.role, d.read_only) for d in disk.disks] == [("root", True), ("upper", False)]
+
+
+@STORAGES
+def test_disk_made_with_its_guest_files_is_believed_once(
+    host: LinuxHost, tmp_path: Path, plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = root_disk(host, tmp_path, plugin)
+    (resource,) = disk.resources
+    files = guest_files(vm(tmp_path / "vm"), disk)
+    made = {resource.key: resource.create(host, {}, Stages())}
+    stages = Stages()
+    if plugin is banger_storage_overlay:
+        with monkeypatch.context() as patch:
+            patch.setattr("banger.linux.ext4.run", _killed)  # nothing looks into it
+            files.create(host, made, stages)
+        assert stages == []
+    else:
+        files.create(host, made, stages)
+        assert stages != []
+    assert files.observe(host, None) == Present()
+    stages = Stages()
+    files.update(host, {}, stages)
+    assert stages == [], "it has them all"
+    fsck.verify(disk.guest_disk.path, "test")
 
 
 def test_copy_smaller_than_its_image_is_refused(host: LinuxHost, tmp_path: Path) -> None:
