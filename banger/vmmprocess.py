@@ -113,9 +113,11 @@ class VmmProcess(Resource):
         """Remove what a dead one leaves; another one could not start upon it.
 
         It is dead when nobody has its console: killed while starting one, we leave a process that is yet to become one.
+        Before there is any process there is the console's file.
         """
         deadline = time.monotonic() + _END_S
-        while not host.processes.console_ended(self.files.console_log, _CONSOLE_PAUSE_S):
+        console = self.files.console_log
+        while host.files.status(console) and not host.processes.console_ended(console, _CONSOLE_PAUSE_S):
             if process := self.find(host, None):
                 host.processes.kill(process)
             elif time.monotonic() > deadline:

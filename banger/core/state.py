@@ -190,7 +190,13 @@ def _database(document: dict[str, Any]) -> TinyDB:
 
 
 def _text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1)
+    """JSON with one record a line: quick to make, for an indented one is not, and to read with diff(1)."""
+    members = [f'"schema": {json.dumps(document["schema"])}']
+    for name, rows in document.items():
+        if name != "schema":
+            lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+            members.append(f"{json.dumps(name)}: {{\n{lines}\n }}")
+    return "{\n " + ",\n ".join(members) + "\n}\n"
 
 
 def _document(database: TinyDB) -> dict[str, Any]:
