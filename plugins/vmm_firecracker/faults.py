@@ -96,7 +96,7 @@ FAULTS = (
     Fault(
         r"MAC address is invalid",
         "what the VM's card was given is not a card's address",
-        "let its network plugin give it one: banger vm delete this VM, and apply again",
+        "report it to the author of its network's plugin: see banger plugins list",
         VmmError,
     ),
     Fault(

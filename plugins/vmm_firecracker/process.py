@@ -22,6 +22,8 @@ NAME = "firecracker"
 OLDEST, NEXT_MAJOR = (1, 8), (2, 0)
 """Since 1.8 devices are announced by ACPI; distributions' kernels have no other way to find them. 2.0 may break what
 is used here (docs/RELEASE_POLICY.md: no incompatible change within a major version)."""
+_NO_ANSWER = (VmmError, KeyError, TypeError, AttributeError)
+"""Also one of another shape: whoever broke out of a guest into its jail answers what they like."""
 _NOT_STARTED, _RUNNING = "Not started", "Running"
 _LAST_WORDS_S = 0.5
 """What one that has ended said is in its files by then."""
@@ -62,13 +64,12 @@ class FirecrackerProcess(VmmProcess):
         if self.machine is None:
             return Present(handle)
         try:
-            state = host.http.get(self.files.api_socket, "/")["state"]
-            config = host.http.get(self.files.api_socket, "/vm/config")
-        except VmmError:
+            state = str(host.http.get(self.files.api_socket, "/")["state"])
+            found = differences(self.machine, host.http.get(self.files.api_socket, "/vm/config"))
+        except _NO_ANSWER:
             return Drifted(handle, ("it does not answer on its API socket",), in_place=False)
         if state == _NOT_STARTED:
             return Drifted(handle, (_BROKEN_OFF,))
-        found = differences(self.machine, config)
         if is_jailed(arguments) != bool(self.jail):
             found = (*found, f"jailed {'no -> yes' if self.jail else 'yes -> no'}")
         if state != _RUNNING:
@@ -103,9 +104,9 @@ class FirecrackerProcess(VmmProcess):
     def describe(self, host: HostView, handle: Handle) -> Mapping[str, str]:
         try:
             about = host.http.get(self.files.api_socket, "/")
-        except VmmError:
+            return {"state": str(about["state"]), "version": str(about["vmm_version"])}
+        except _NO_ANSWER:
             return {"state": "does not answer"}
-        return {"state": about["state"], "version": about["vmm_version"]}
 
     def ask_guest_to_end(self, host: Host) -> None:
         """Ctrl-Alt-Del is all that Firecracker can tell a guest. It means "reboot", and a reboot ends the machine."""

@@ -471,6 +471,17 @@ def test_process_that_does_not_answer_is_there_and_needs_a_restart(host: Simulat
     assert (alive(host), left(host)) == (0, [])
 
 
+@pytest.mark.parametrize("answer", [[], {}, "x", None, {"state": "Running", "drives": 1}])
+def test_process_that_answers_nonsense_is_one_that_does_not_answer(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    handle = started(host)
+    monkeypatch.setattr(host.http, "get", lambda *arguments, **options: answer)
+    seen = firecracker().observe(host, handle)
+    assert seen == Drifted(handle, ("it does not answer on its API socket",), in_place=False)
+    assert firecracker().describe(host, handle) == {"state": "does not answer"}
+
+
 def test_process_whose_start_was_broken_off_is_made_anew_in_place(host: SimulatedHost) -> None:
     started(other := _host())
     host.crash_at(other.effects.index("http.put /boot-source") + 1)
