@@ -104,23 +104,19 @@ def plan(
     dependents = _dependents(order)
     remade = _remade(order, seen, dependents, restart=restart or recreate, recreate=recreate)
     made_by = {resource.key: resource for resource in former}
-    removals = [
-        Action(Verb.REMOVE, made_by.get(resource.key, resource), there.handle, "no longer wanted")
-        for resource in reversed(ordered(unwanted))
-        if not isinstance(there := resource.observe(host, recorded.get(resource.key)), Absent)
+    gone = [
+        (each, each.observe(host, recorded.get(each.key)), "no longer wanted") for each in reversed(ordered(unwanted))
     ]
-    for resource in reversed(order):
-        there = seen[resource.key]
-        if resource.key in remade and not isinstance(there, Absent):
-            removals.append(Action(Verb.REMOVE, made_by.get(resource.key, resource), there.handle, "to be made anew"))
-            seen[resource.key] = Absent()
+    gone += [(each, seen[each.key], "to be made anew") for each in reversed(order) if each.key in remade]
+    removals = [
+        Action(Verb.REMOVE, made_by.get(each.key, each), there.handle, why)
+        for each, there, why in gone
+        if not isinstance(there, Absent)
+    ]
+    seen |= dict.fromkeys(remade, Absent())
+    known = {resource.key for resource in (*order, *unwanted)}
     in_use = not isinstance(seen.get(user, Absent()), Absent)
-    strays = [each for each in former if each.key not in {resource.key for resource in (*order, *unwanted)}]
-    for resource in strays:
-        there = resource.observe(host, recorded.get(resource.key))
-        if not isinstance(there, Absent):
-            verb, why = (Verb.PENDING, ": needs --restart") if in_use else (Verb.REMOVE, "")
-            removals.append(Action(verb, resource, there.handle, f"no longer wanted{why}"))
+    removals += _strays([each for each in former if each.key not in known], host, recorded, in_use=in_use)
     by_hand = {resource.key: resource for resource in unwanted}
     actions: list[Action] = []
     scaffolding: list[Resource] = []
@@ -141,6 +137,15 @@ def plan(
         actions.append(action)
     taken_down = [Action(Verb.REMOVE, each, {}, "no longer needed") for each in reversed(scaffolding)]
     return Plan(subject, (*removals, *actions, *taken_down))
+
+
+def _strays(
+    former: Sequence[Resource], host: HostView, recorded: Mapping[str, Handle], *, in_use: bool
+) -> list[Action]:
+    """What of this is still there goes, or waits for what runs on it to go."""
+    verb, why = (Verb.PENDING, "no longer wanted: needs --restart") if in_use else (Verb.REMOVE, "no longer wanted")
+    seen = [(each, each.observe(host, recorded.get(each.key))) for each in former]
+    return [Action(verb, each, there.handle, why) for each, there in seen if not isinstance(there, Absent)]
 
 
 def _beneath(resource: Resource, unwanted: Mapping[str, Resource]) -> list[Resource]:
