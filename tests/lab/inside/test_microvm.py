@@ -36,10 +36,11 @@ class Host(Banger):
         return path
 
     def up(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """A command that boots guests. One that stood still, as now and then in an emulated KVM, is booted again."""
+        """A command that boots guests. One that stood still or fell over, as in an emulated KVM, is booted again."""
         for _ in range(3):
             done = self.run(*arguments, check=False)
-            if "the guest did not answer ssh" not in done.stdout + done.stderr:
+            said = done.stdout + done.stderr
+            if "the guest did not answer ssh" not in said and "the VM stopped while it was starting" not in said:
                 break
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done
