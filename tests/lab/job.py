@@ -1,12 +1,15 @@
 """In the lab: run the tests named in a file, tell of each on the machine's serial port as it goes.
 
-One JSON object a line: `{"report": …}` for each of pytest's test reports, `{"finished": NODEID}` after an item's last.
+One JSON object a line: `{"report": …}` for each of pytest's test reports, `{"finished": NODEID}` after an item's last,
+`{"alive": SECONDS}` now and then as long as the machine's clock and its processors go.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,12 +22,19 @@ CHECKOUT = "/lab/run/checkout"
 """Where the checkout's tests are in the lab."""
 
 
+ALIVE_EVERY_S = 3.0
+
+
 class Reporter:
     """A pytest plugin that writes what happens to `stream` (unbuffered: what is written has left the machine)."""
 
     def __init__(self, config: pytest.Config, stream: IO[bytes]) -> None:
         self._config = config
         self._stream = stream
+        self._one_at_a_time = threading.Lock()
+
+    def pytest_sessionstart(self) -> None:
+        threading.Thread(target=self._live, daemon=True).start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._write({"report": self._config.hook.pytest_report_to_serializable(config=self._config, report=report)})
@@ -32,10 +42,16 @@ class Reporter:
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._write({"finished": nodeid})
 
+    def _live(self) -> None:
+        while True:
+            self._write({"alive": time.monotonic()})
+            time.sleep(ALIVE_EVERY_S)
+
     def _write(self, event: dict[str, Any]) -> None:
         left = memoryview(json.dumps(event).encode() + b"\n")
-        while left:
-            left = left[self._stream.write(left) :]
+        with self._one_at_a_time:
+            while left:
+                left = left[self._stream.write(left) :]
 
 
 class Reporting:

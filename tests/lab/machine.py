@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ __all__ = ["Machine", "Run", "prepared"]
 _DISK_MIB = 12288
 _KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=30 mitigations=off "
+    "rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1 "
     "banger.root=overlay banger.lower=/dev/vda banger.upper=/dev/vdc init=/lab-init"
 )
 _POWER_OFF_S = 30.0
@@ -128,11 +128,6 @@ class Machine:
 
     def console_tail(self) -> str:
         return "\n".join(self._console().replace("\r", "").splitlines()[-_TAIL_LINES:])
-
-    def crash(self) -> str:
-        """The line in which the machine's own kernel says that it gives up; empty when it did not."""
-        said = re.search(r"Kernel panic - not syncing: .*", self._console())
-        return said[0].strip() if said else ""
 
     def _console(self) -> str:
         return self.run.console.read_bytes().decode("utf-8", "replace") if self.run.console.exists() else ""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.lab.job import CHECKOUT
+from tests.lab.job import ALIVE_EVERY_S, CHECKOUT
 
 __all__ = ["Replay", "Session", "StartLab"]
 
@@ -24,8 +24,6 @@ class Session(Protocol):
     def kill(self) -> None: ...
     def lines(self) -> list[bytes]: ...
     def console_tail(self) -> str: ...
-    def crash(self) -> str:
-        """What the machine's own kernel said when it gave up; empty when it did not."""
 
 
 StartLab = Callable[[Sequence[str]], AbstractContextManager[Session]]
@@ -35,25 +33,48 @@ Raises whatever there may be, also pytest's own skip.
 """
 
 
+class _Lost(RuntimeError):
+    """No outcome will come."""
+
+    def __init__(self, what: str, session: Session) -> None:
+        super().__init__(what, session.console_tail())
+
+    def __str__(self) -> str:
+        what, console = self.args
+        return f"{what}. Its console's end:\n{console}"
+
+
+class _Crash(_Lost):
+    """The machine's fault."""
+
+
 class Replay:
     """A pytest plugin for the items of one directory: at the first of them the lab starts, with all that are selected.
 
-    Reports are passed on as they come. An item that the lab ended without, or that nothing is heard of for `silence_s`
-    seconds, fails with the end of the lab's console.
+    Reports are passed on as they come. An item that nothing comes of for `silence_s` seconds while the machine lives
+    fails with the end of the lab's console.
 
-    A machine whose own kernel panics is begun again, a few times: guests in an emulated machine's KVM now and then
-    bring that down (its emulator's registers, not what is tested). The tests of that file then run from its first on,
-    for they build on one another; those that were reported stay as reported.
+    A machine that ends before its job, or that has not even said for `still_s` seconds that it lives, is begun again,
+    a few times: guests in an emulated machine's KVM now and then bring that down (its emulator's registers, not what
+    is tested). The tests of that file then run from its first on, for they build on one another; those that were
+    reported stay as reported.
     """
 
     _CRASHES = 2
 
     def __init__(
-        self, directory: Path, start: StartLab, silence_s: float, say: Callable[[str], None] = lambda text: None
+        self,
+        directory: Path,
+        start: StartLab,
+        silence_s: float,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        still_s: float = 60 * ALIVE_EVERY_S,
     ) -> None:
         self._directory = directory
         self._start = start
         self._silence_s = silence_s
+        self._still_s = still_s
         self._say = say
         self._crashes = 0
         self._stack = contextlib.ExitStack()
@@ -105,15 +126,13 @@ class Replay:
 
     def _wait_until_finished(self, item: pytest.Item) -> None:
         while True:
-            assert self._session is not None
             try:
                 return self._wait_for(item.nodeid)
-            except RuntimeError:
-                crash = self._session.crash()
-                if not crash or self._crashes == self._CRASHES:
+            except _Crash as crash:
+                if self._crashes == self._CRASHES:
                     raise
-            self._crashes += 1
-            self._say(f"its machine crashed ({crash}); begun again")
+                self._crashes += 1
+                self._say(f"{crash.args[0]}; begun again")
             self._close(wait=False)
             self._begin(item)
 
@@ -127,26 +146,29 @@ class Replay:
 
     def _wait_for(self, nodeid: str) -> None:
         assert self._session is not None
-        deadline = time.monotonic() + self._silence_s
+        alive = told = time.monotonic()
         while nodeid not in self._finished:
             ended = self._session.ended(0.1)
+            now = time.monotonic()
             if lines := self._session.lines():
-                deadline = time.monotonic() + self._silence_s
-                self._take(lines)
+                alive = now
+                told = now if self._take(lines) else told
             elif ended:
-                raise RuntimeError(f"the lab ended before this. Its console's end:\n{self._session.console_tail()}")
-            elif time.monotonic() > deadline:
-                silence = f"nothing was heard from the lab for {self._silence_s:g} s. Its console's end:\n"
-                raise RuntimeError(silence + self._session.console_tail())
+                raise _Crash("the lab ended before this", self._session)
+            if now - alive > self._still_s:
+                raise _Crash(f"the lab stood still for {self._still_s:g} s", self._session)
+            if now - told > self._silence_s:
+                raise _Lost(f"nothing came of this for {self._silence_s:g} s", self._session)
 
-    def _take(self, lines: list[bytes]) -> None:
-        for event in map(json.loads, lines):
-            if "report" in event and event["report"]["nodeid"] in self._finished:
-                continue  # reported already, before a crash
-            if "report" in event:
-                self._reports.setdefault(event["report"]["nodeid"], []).append(event["report"])
-            else:
+    def _take(self, lines: list[bytes]) -> bool:
+        """Whether any of them tells of a test."""
+        events = [event for event in map(json.loads, lines) if "alive" not in event]
+        for event in events:
+            if "finished" in event:
                 self._finished.add(event["finished"])
+            elif event["report"]["nodeid"] not in self._finished:  # else reported already, before a crash
+                self._reports.setdefault(event["report"]["nodeid"], []).append(event["report"])
+        return bool(events)
 
     def _close(self, *, wait: bool) -> None:
         if self._session is not None and not wait:

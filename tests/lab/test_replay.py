@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.lab.replay import Replay
 
-project, silence_s = Path(sys.argv[1]), float(sys.argv[2])
+project, silence_s, still_s = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 arguments, reports, console = (project.parent / name for name in ("arguments.json", "reports", "console"))
 
 class Lab:
@@ -38,8 +38,6 @@ class Lab:
         return found
     def console_tail(self):
         return console.read_text()
-    def crash(self):
-        return "a panic" if (project / "inside/panic").exists() else ""
 
 @contextlib.contextmanager
 def start(given):
@@ -52,7 +50,8 @@ def start(given):
         process.wait(30)
 
 options = ["--rootdir", str(project), "-p", "no:cacheprovider", f"--junitxml={project.parent / 'results.xml'}", "-rs"]
-sys.exit(pytest.main([*options, *sys.argv[3:], str(project)], plugins=[Replay(project / "inside", start, silence_s)]))
+replay = Replay(project / "inside", start, silence_s, still_s=still_s)
+sys.exit(pytest.main([*options, *sys.argv[4:], str(project)], plugins=[replay]))
 """
 _CONFTEST = """
 import os, pytest
@@ -85,7 +84,9 @@ def test_never_reached(): pass
 """
 
 
-def _run(tmp_path: Path, inside: str, *options: str, silence_s: float = 60.0) -> tuple[dict[str, str], str]:
+def _run(
+    tmp_path: Path, inside: str, *options: str, silence_s: float = 60.0, still_s: float = 60.0
+) -> tuple[dict[str, str], str]:
     """Each test's outcome and what was said of it, and all that the outer pytest printed."""
     project = tmp_path / "project"
     (project / "inside").mkdir(parents=True)
@@ -96,7 +97,7 @@ def _run(tmp_path: Path, inside: str, *options: str, silence_s: float = 60.0) ->
         (project / place).mkdir()
         (project / place / f"test_{name}.py").write_text(f"def test_{name}(outside): pass\n")
     done = subprocess.run(
-        [sys.executable, "-c", _OUTER, str(project), str(silence_s), *options],
+        [sys.executable, "-c", _OUTER, str(project), str(silence_s), str(still_s), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -144,22 +145,32 @@ def test_first():
     begun("first")
 def test_crashes():
     if begun("crashes") <= TIMES:
-        Path(__file__).with_name("panic").touch()
-        os._exit(3)
+        HOW
 def test_last():
     begun("last")
 """
 
 
-def test_machine_that_crashes_is_begun_again_from_the_first_of_the_file(tmp_path: Path) -> None:
-    outcomes, said = _run(tmp_path, _CRASHES.replace("TIMES", "2"))
+_CRASHES_HOW = {
+    "it ends": "os._exit(3)",
+    "it stands still": "import signal; os.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+def _crashes(how: str, times: int) -> str:
+    return _CRASHES.replace("HOW", _CRASHES_HOW[how]).replace("TIMES", str(times))
+
+
+@pytest.mark.parametrize("how", ["it ends", pytest.param("it stands still", marks=pytest.mark.slow)])
+def test_machine_that_crashes_is_begun_again_from_the_first_of_the_file(tmp_path: Path, how: str) -> None:
+    outcomes, said = _run(tmp_path, _crashes(how, 2), still_s=5.0)
     assert set(outcomes.values()) == {"passed"}, said
     assert len(outcomes) == 5
     assert (tmp_path / "project/inside/log").read_text() == "first crashes first crashes first crashes last "
 
 
 def test_machine_that_crashes_time_and_again_is_a_failure(tmp_path: Path) -> None:
-    outcomes, _ = _run(tmp_path, _CRASHES.replace("TIMES", "3"))
+    outcomes, _ = _run(tmp_path, _crashes("it ends", 3))
     assert "the lab ended before this" in outcomes["test_crashes"]
     assert "the lab is gone" in outcomes["test_last"]
 
@@ -170,10 +181,10 @@ def test_items_are_marked_before_they_are_selected(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_silent_lab_is_ended(tmp_path: Path) -> None:
+def test_test_that_stands_still_in_a_living_machine_is_a_failure(tmp_path: Path) -> None:
     inside = "import time\ndef test_stands_still(): time.sleep(50)\n"
-    outcomes, _ = _run(tmp_path, inside, silence_s=2.0)
-    assert "nothing was heard from the lab for 2 s" in outcomes["test_stands_still"]
+    outcomes, _ = _run(tmp_path, inside, silence_s=6.0, still_s=5.0)
+    assert "nothing came of this for 6 s" in outcomes["test_stands_still"]
     assert outcomes["test_after"] == "passed"
 
 
