@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 
 import click
 
-from banger.cli.apply import finish
-from banger.cli.compose import open_session
-from banger.cli.options import extra_vars_option, forks_option, format_option, limit_option, playbook_argument
-from banger.cli.render import rendering
+from banger.cli.options import (
+    extra_vars_option,
+    forks_option,
+    limit_option,
+    number_of,
+    output_options,
+    playbook_argument,
+    yes_option,
+)
+from banger.cli.perform import confirmed, perform
+from banger.cli.render import Output
 from banger.core.converge import ApplyOptions
 from banger.core.converge import destroy as destroy_playbook
 from banger.core.selection import Selection, words
@@ -21,15 +28,17 @@ from banger.core.variables import parse_extra
 @playbook_argument
 @limit_option
 @extra_vars_option
+@yes_option
 @forks_option
-@format_option
-def destroy(playbook: Path, limit: str | None, extra_vars: tuple[str, ...], forks: int | None, form: str) -> None:
+@output_options
+def destroy(
+    playbook: Path, limit: str | None, extra_vars: tuple[str, ...], yes: bool, forks: int | None, output: Output
+) -> None:
     """Remove the VMs that PLAYBOOK names, with their disks. Built images stay, for the next apply."""
     options = ApplyOptions(
-        forks=forks or os.cpu_count() or 1,
+        forks=number_of(forks),
         extra_vars=parse_extra(extra_vars),
         selection=Selection(limit=words(limit)),
+        confirm=partial(confirmed, "This removes all disks of", yes=yes),
     )
-    with rendering(form) as report:
-        outcomes = destroy_playbook(open_session(report), playbook, options)
-    finish(outcomes)
+    perform(output, lambda session: destroy_playbook(session, playbook, options))

@@ -2,58 +2,111 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from banger.core.report import Event, Report
+from banger.errors import Problem, UsageError
 from banger.scalars import human
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.table import Table
 
 _VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!", "blocked": "x"}
+_NAMED_ALIKE = 3
+"""How many of the VMs that have the same plan as one before them are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where events go: `form` is `text` (live on a terminal, lines elsewhere) or `json`; `stderr` where stdout is for
+    something else; JSON lines go into a file beside that."""
+
+    form: str = "text"
+    json_into: Path | None = None
+    stderr: bool = False
 
 
 @contextmanager
-def rendering(form: str, *, stderr: bool = False) -> Iterator[Report]:
-    """`form`: `text` (live on a terminal, lines elsewhere) or `json`. `stderr`: stdout is for something else."""
-    if form == "json":
-        yield _Json()
-    elif (sys.stderr if stderr else sys.stdout).isatty():
-        with _live(stderr) as report:
-            yield report
-    else:
-        yield _Lines(stderr)
+def rendering(output: Output) -> Iterator[Report]:
+    """A report that shows events as they come, from whatever thread, whole ones only."""
+    lock = Lock()
+    with ExitStack() as stack:
+        shown = [stack.enter_context(_shown(output))]
+        if output.json_into:
+            shown.append(_json(stack.enter_context(_opened(output.json_into))))
+
+        def report(event: Event) -> None:
+            with lock:
+                for show in shown:
+                    show(event)
+
+        yield report
 
 
-class _Json:
-    """One object a line, whole lines only, whatever threads do."""
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        stream = path.open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="give another file to --json-into") from error
+    with stream:
+        yield stream
 
-    def __init__(self) -> None:
-        self._lock = Lock()
 
-    def __call__(self, event: Event) -> None:
-        with self._lock:
-            click.echo(json.dumps(event, ensure_ascii=False, default=str))
+@contextmanager
+def _shown(output: Output) -> Iterator[Report]:
+    if output.form == "json":
+        with _only_ours() as stdout:
+            yield _json(stdout)
+        return
+    stream = sys.stderr if output.stderr else sys.stdout
+    if not stream.isatty():
+        lines = _Folded(lambda line: click.echo(line, file=stream))
+        yield lines
+        lines.flush()
+        return
+    with _LiveLines(output.stderr) as live:
+        yield live
 
 
-class _Lines:
-    """What a person reads in a log: one line per step, nothing for what stays as it is."""
+@contextmanager
+def _only_ours() -> Iterator[TextIO]:
+    """What stdout is. Whatever else is printed there, by a plugin or by a program that it runs, goes to stderr."""
+    with ExitStack() as stack:
+        stdout = sys.stdout
+        stdout.flush()
+        with suppress(io.UnsupportedOperation):  # a stream of Python's alone
+            number = stdout.fileno()
+            stdout = stack.enter_context(os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1))
+            os.dup2(sys.stderr.fileno(), number)
+            stack.callback(os.dup2, stdout.fileno(), number)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield stdout
 
-    def __init__(self, stderr: bool) -> None:
-        self._lock = Lock()
-        self._stderr = stderr
 
-    def __call__(self, event: Event) -> None:
-        with self._lock:
-            for line in lines_of(event):
-                click.echo(line, err=self._stderr)
+def _json(stream: TextIO) -> Report:
+    return lambda event: click.echo(json.dumps(event, ensure_ascii=False, default=str), file=stream)
+
+
+def data_of(problem: Problem) -> dict[str, Any]:
+    """A problem for programs: `file`, `line` and `column` (None where it has no place), `message`, `hint`."""
+    place = problem.place
+    where = (place.file, place.line, place.column) if place else (None, None, None)
+    located = dict(zip(("file", "line", "column"), where, strict=True))
+    return {**located, "message": problem.message, "hint": problem.hint}
 
 
 def lines_of(event: Event) -> list[str]:
@@ -77,6 +130,9 @@ def lines_of(event: Event) -> list[str]:
         case "recap":
             counts = "  ".join(f"{name}={event[name]}" for name in ("ok", "changed", "failed", "pending"))
             return [f"{subject:<28} {counts}"]
+        case "summary" if event["subjects"] > 1:
+            counts = ", ".join(f"{event[name]} {name}" for name in ("changed", "unchanged", "failed", "pending"))
+            return [f"{event['subjects']} in {event['seconds']:.1f} s: {counts}"]
     return []
 
 
@@ -87,47 +143,107 @@ def _planned(action: dict[str, Any]) -> list[str]:
     return [f"  {_VERBS[action['verb']]} {action['resource']}{reason}", *by_hand, *diff]
 
 
-class _LiveLines:
-    """One line per subject that is being worked on, with its stage and how long it has been at it."""
+class _Folded:
+    """Prints the lines of events; of plans in a row that differ in nothing but their VM's name, the first."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
-        self._lock = Lock()
-        self._at: dict[str, tuple[str, float]] = {}
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo = echo
+        self._plans: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+        """The names and lines of those not printed yet, by what they have in common."""
 
     def __call__(self, event: Event) -> None:
-        from time import monotonic
+        lines = lines_of(event)
+        if event["type"] == "plan":
+            if lines:
+                name = event["subject"].partition("/")[2]
+                alike = tuple(line.replace(f" {name}/", " NAME/") for line in lines)
+                self._plans.setdefault(alike, []).append((name, lines))
+            return
+        self.flush()
+        for line in lines:
+            self._echo(line)
 
-        with self._lock:
-            subject = event.get("subject", "")
-            if event["type"] == "stage":
+    def flush(self) -> None:
+        for alike in self._plans.values():
+            (_, lines), *others = alike
+            for line in lines:
+                self._echo(line)
+            if others:
+                names = ", ".join(name for name, _ in others[:_NAMED_ALIKE])
+                more = f" and {len(others) - _NAMED_ALIKE} more" if len(others) > _NAMED_ALIKE else ""
+                self._echo(f"  = the same for {names}{more}")
+        self._plans.clear()
+
+
+class _LiveLines:
+    """How far all is, and a line per subject that is being worked on, with its stage and how long it has been at it.
+
+    They are there from the first stage on: before it there is nothing to wait for, but perhaps a question to answer.
+    """
+
+    def __init__(self, stderr: bool) -> None:
+        self._stderr = stderr
+        self._live: Live | None = None
+        self._lines = _Folded(self._print)
+        self._at: dict[str, tuple[str, float]] = {}
+        self._planned: set[str] = set()
+        self._ended: set[str] = set()
+        self._failed = 0
+
+    def __enter__(self) -> _LiveLines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lines.flush()
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        subject = event.get("subject", "")
+        match event["type"]:
+            case "stage":
+                if self._live is None:
+                    self._lines.flush()
+                    self._live = _started(self, self._stderr)
                 self._at[subject] = (f"{event['stage']}: {event['detail']}", monotonic())
-            else:
-                if event["type"] == "ended":
-                    self._at.pop(subject, None)
-                for line in lines_of(event):
-                    self._live.console.print(line, markup=False, highlight=False)
+                return
+            case "plan" if lines_of(event):
+                self._planned.add(subject)
+            case "failed":
+                self._failed += 1
+            case "ended":
+                self._at.pop(subject, None)
+                self._ended.add(subject)
+        self._lines(event)
 
-    def __rich__(self) -> object:
-        from time import monotonic
+    def _print(self, line: str) -> None:
+        if self._live:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(line, err=self._stderr)
 
+    def __rich__(self) -> Table:
         from rich.table import Table
 
+        assert self._live is not None
         table = Table.grid(padding=(0, 2))
-        room = max(1, self._live.console.height - 2)
-        for subject, (text, since) in list(self._at.items())[:room]:
+        at = list(self._at.items())
+        if len(self._planned) > 1:
+            failed = f", {self._failed} failed" if self._failed else ""
+            table.add_row(f"{len(self._planned & self._ended)} of {len(self._planned)} done{failed}", "", "")
+        room = max(1, self._live.console.height - 3)
+        for subject, (text, since) in at[:room]:
             table.add_row(subject, text, f"{monotonic() - since:.0f} s")
-        if len(self._at) > room:
-            table.add_row(f"… and {len(self._at) - room} more", "", "")
+        if len(at) > room:
+            table.add_row(f"… and {len(at) - room} more", "", "")
         return table
 
 
-@contextmanager
-def _live(stderr: bool) -> Iterator[Report]:
+def _started(lines: _LiveLines, stderr: bool) -> Live:
     from rich.console import Console
     from rich.live import Live  # only when there is a terminal to show it on
 
-    with Live(console=Console(stderr=stderr), refresh_per_second=4, transient=True) as live:
-        report = _LiveLines(live)
-        live.update(report)  # type: ignore[arg-type]  # rich takes anything with __rich__, its types do not say so
-        yield report
+    live = Live(console=Console(stderr=stderr), refresh_per_second=4, transient=True)
+    live.start()
+    live.update(lines)
+    return live

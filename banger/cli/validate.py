@@ -9,6 +9,7 @@ import click
 
 from banger.cli.loading import load_plugins
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
+from banger.cli.render import data_of
 from banger.core.validate import validate as judge
 from banger.core.variables import parse_extra
 from banger.errors import PlaybookError
@@ -25,16 +26,7 @@ def validate(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
     except PlaybookError as error:
         if form != "json":
             raise
-        problems = [
-            {
-                "file": each.place.file if each.place else None,
-                "line": each.place.line if each.place else None,
-                "column": each.place.column if each.place else None,
-                "message": each.message,
-                "hint": each.hint,
-            }
-            for each in error.problems
-        ]
+        problems = [data_of(problem) for problem in error.problems]
         click.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False))
         raise click.exceptions.Exit(PlaybookError.exit_code) from error
     counts = {"images": len(found.images), "networks": len(found.networks), "vms": len(found.vms)}

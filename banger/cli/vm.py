@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from banger.cli.options import forks_option, format_option
+from banger.cli.options import forks_option, format_option, number_of, output_options
 from banger.cli.table import aligned
 from banger.core.handles import HandleCache, state_word, vmm_process
 from banger.core.home import Home
@@ -19,10 +19,7 @@ from banger.errors import UsageError
 from banger.linux.process import LinuxProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from banger.core.apply import Outcome
-    from banger.core.session import Session
+    from banger.cli.render import Output
 
 _FALLBACK_AFTER_S = 3.0
 names_argument = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -73,34 +70,37 @@ def ssh(name: str, command: tuple[str, ...], vsock: bool) -> None:
 @vm.command("start")
 @names_argument
 @forks_option
-@format_option
-def start(names: tuple[str, ...], forks: int | None, form: str) -> None:
+@output_options
+def start(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     """Start these VMs as their playbook last asked for them."""
+    from banger.cli.perform import perform
     from banger.core import lifecycle
 
-    _act(form, lambda session: lifecycle.start(session, names, _forks(forks)))
+    perform(output, lambda session: lifecycle.start(session, names, number_of(forks)))
 
 
 @vm.command("stop")
 @names_argument
 @forks_option
-@format_option
-def stop(names: tuple[str, ...], forks: int | None, form: str) -> None:
+@output_options
+def stop(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     """Stop these VMs: the guest writes out and shuts down, else its VMM is ended. Disks stay."""
+    from banger.cli.perform import perform
     from banger.core import lifecycle
 
-    _act(form, lambda session: lifecycle.stop(session, names, _forks(forks)))
+    perform(output, lambda session: lifecycle.stop(session, names, number_of(forks)))
 
 
 @vm.command("delete")
 @names_argument
 @forks_option
-@format_option
-def delete(names: tuple[str, ...], forks: int | None, form: str) -> None:
+@output_options
+def delete(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     """Take these VMs away, with their disks and all they left on this host."""
+    from banger.cli.perform import perform
     from banger.core import lifecycle
 
-    _act(form, lambda session: lifecycle.delete(session, names, _forks(forks)))
+    perform(output, lambda session: lifecycle.delete(session, names, number_of(forks)))
 
 
 @vm.command("show")
@@ -143,37 +143,15 @@ def run(name: str, command: tuple[str, ...], **wish: Any) -> None:
 
     The VM stays as it is afterwards. What is said on the way goes to stderr.
     """
-    from banger.cli.compose import open_session
-    from banger.cli.render import rendering
+    from banger.cli.perform import perform
+    from banger.cli.render import Output
     from banger.core import lifecycle
 
-    with rendering("text", stderr=True) as report:
-        session = open_session(report)
-        outcomes = lifecycle.ensure_running(session, name, {key: value for key, value in wish.items() if value})
-    _finish(outcomes)
-    (record,) = lifecycle.recorded(session, [name])
-    _enter(session.home, record, command, vsock=False)
-
-
-def _act(form: str, act: Callable[[Session], list[Outcome]]) -> None:
-    from banger.cli.compose import open_session
-    from banger.cli.render import rendering
-
-    with rendering(form) as report:
-        outcomes = act(open_session(report))
-    _finish(outcomes)
-
-
-def _finish(outcomes: list[Outcome]) -> None:
-    from banger.cli.apply import finish
-
-    finish(outcomes)
-
-
-def _forks(forks: int | None) -> int:
-    import os
-
-    return forks or os.cpu_count() or 1
+    given = {key: value for key, value in wish.items() if value}
+    perform(Output(stderr=True), lambda session: lifecycle.ensure_running(session, name, given))
+    home = Home.from_environment()
+    (record,) = [record for record in Store(home.state, home.lock("state")).snapshot().vms() if record.name == name]
+    _enter(home, record, command, vsock=False)
 
 
 def _enter(home: Home, record: VmRecord, command: tuple[str, ...], *, vsock: bool) -> NoReturn:

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from banger.core import access, images, saved_guest, tasks
+from banger.core import access, images, recipe, saved_guest, tasks
 from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
@@ -50,6 +50,8 @@ class ApplyOptions:
     diff: bool = False
     kept: PlanFile | None = None
     """The plan that is to be done, and no other."""
+    confirm: Callable[[Sequence[str]], None] = lambda names: None
+    """Told of the VMs whose disks would go, before anything is done; what it raises ends the run."""
 
 
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
@@ -78,6 +80,8 @@ def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
+        if known := [name for name in names if name in session.store.snapshot().by_name()]:
+            options.confirm(known)
         return _destroy(session, names, options.forks, Flag())
 
 
@@ -124,6 +128,8 @@ class Run:
             self._session.report({"type": "note", "subject": "", "message": warning})
         if self._options.kept:
             self._refuse_stale(self._options.kept, image_plans)
+        if losing := self._losing():
+            self._options.confirm(losing)
         reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
         outcomes = []
         for image in image_plans.values():
@@ -138,6 +144,13 @@ class Run:
         if self._cancelled.is_set():
             return self._cut_short(outcomes)
         return outcomes + self._converge(self._settle())
+
+    def _losing(self) -> list[str]:
+        """The VMs of which a disk would go."""
+        losing = [record.name for record in self._recorded(self._absent)]
+        if self._options.recreate:
+            losing += [member.vm.name for member in self.drafts if self._roster.plan(member).loses_a_disk]
+        return losing
 
     def _cut_short(self, outcomes: list[Outcome]) -> list[Outcome]:
         """What was done of a run that goes no further; an interrupt between two subjects' work is an outcome too."""
@@ -266,6 +279,9 @@ class Run:
         """Record what is wanted, make the keys, and put the members together."""
         session = self._session
         key = access.ensure_ssh_key(session.host, session.home) if self._roster.wanted else ""
+        for image in self._roster.image_plans.values():
+            if image.recipe:
+                recipe.save(session.host, image.directory, image.recipe)
         with session.store.transaction() as records:
             known = records.by_name()
             allocated = self._roster.allocated(records)

@@ -49,6 +49,11 @@ class Plan:
         return sum(action.changes for action in self.actions)
 
     @property
+    def loses_a_disk(self) -> bool:
+        """Whether something goes that would have lasted, to stay away or to be made anew."""
+        return any(a.verb is Verb.REMOVE and a.resource.lifetime is Lifetime.DISK for a in self.actions)
+
+    @property
     def blocked(self) -> tuple[Action, ...]:
         return tuple(action for action in self.actions if action.verb is Verb.BLOCKED)
 

@@ -12,6 +12,9 @@ An event is a flat JSON object with `type`:
 - `ended`    `subject`: nothing more is done about it in this run
 - `note`     `subject`, `message`
 - `recap`    `subject`, `ok`, `changed`, `failed`, `pending`
+- `problem`  `file`, `line`, `column`, `message`, `hint`: why nothing was done
+- `summary`  last: how many `subjects`, and how many of them `changed`, `unchanged`, `failed`, `pending`; `seconds`,
+             `exit_code`
 """
 
 from __future__ import annotations

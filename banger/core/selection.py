@@ -27,11 +27,16 @@ class Selection:
     tags: tuple[str, ...] = ()
     skip_tags: tuple[str, ...] = ()
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it leaves anything out."""
+        return bool(self.limit or self.tags or self.skip_tags)
+
     def of(self, playbook: Playbook) -> Playbook:
         """The playbook with what is selected. Raises UsageError for a pattern or a tag that nothing has."""
         self._refuse_unknown(playbook)
         vms = tuple(chosen for vm in playbook.vms if self._is_within_limit(vm.name) and (chosen := self._chosen(vm)))
-        if not (self.limit or self.tags or self.skip_tags):
+        if not self.chooses:
             return replace(playbook, vms=vms)
         used = {vm.image for vm in vms}
         return replace(playbook, vms=vms, images=tuple(image for image in playbook.images if image.spec.name in used))

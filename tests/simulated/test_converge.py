@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -545,3 +547,29 @@ def test_files_of_an_image_that_cannot_both_be_there_are_a_problem_with_its_plac
         world.apply(path)
     (problem,) = error.value.problems
     assert problem.place is not None and problem.place.line in (5, 6)
+
+
+def test_loss_of_disks_is_confirmed_before_anything_is_done(world: World) -> None:
+    asked: list[Sequence[str]] = []
+
+    def refuse(names: Sequence[str]) -> None:
+        asked.append(names)
+        raise BangerError("no")
+
+    for _ in range(2):
+        world.apply(world.write(), confirm=refuse)
+    world.apply(world.write("you"), confirm=refuse, restart=True, recreate=True)
+    assert asked == []
+    changes = (("1GiB, work", "512MiB, work"), ("{name: web}", "{name: web, root_disk: 1GiB}"))
+    smaller = partial(world.write, "you", "running", *changes)
+    for act, write, options in (
+        (world.apply, partial(world.write, "you", "absent"), {}),
+        (world.apply, smaller, {"recreate": True}),
+        (world.destroy, partial(world.write, "you"), {}),
+    ):
+        path = write()
+        world.host.effects.clear()
+        with pytest.raises(BangerError, match="no"):
+            act(path, confirm=refuse, **options)
+        assert world.host.effects == []
+    assert asked == [["db"], ["db"], ["web", "db"]]

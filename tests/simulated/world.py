@@ -143,8 +143,9 @@ class World:
         outcomes = apply(self.session(), path, ApplyOptions(forks=1, **options))
         return {outcome.subject: outcome for outcome in outcomes}
 
-    def destroy(self, path: Path) -> dict[str, Outcome]:
-        return {outcome.subject: outcome for outcome in destroy(self.session(), path, ApplyOptions(forks=1))}
+    def destroy(self, path: Path, **options: Any) -> dict[str, Outcome]:
+        outcomes = destroy(self.session(), path, ApplyOptions(forks=1, **options))
+        return {outcome.subject: outcome for outcome in outcomes}
 
     def changed(self) -> int:
         return sum(event["changed"] for event in self.events if event["type"] == "recap")

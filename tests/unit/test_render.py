@@ -8,11 +8,13 @@ import pty
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from banger.cli.render import lines_of, rendering
+from banger.cli.render import Output, lines_of, rendering
+from banger.errors import UsageError
 
 PLAN = {
     "type": "plan",
@@ -23,6 +25,7 @@ PLAN = {
         {"verb": "pending", "resource": "web/root/guest-files", "reason": "/etc/motd: needs --restart"},
     ],
 }
+SUMMARY = {"type": "summary", "subjects": 3, "changed": 1, "unchanged": 2, "failed": 0, "pending": 0, "seconds": 4.21}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,8 @@ PLAN = {
         ),
         ({"type": "done", "subject": "vm/web", "verb": "create", "resource": "web/root/upper"}, []),
         ({"type": "version", "events": 1}, []),
+        (SUMMARY, ["3 in 4.2 s: 1 changed, 2 unchanged, 0 failed, 0 pending"]),
+        (SUMMARY | {"subjects": 1}, []),
     ],
 )
 def test_lines_of_an_event(event: dict[str, Any], lines: list[str]) -> None:
@@ -50,23 +55,87 @@ def test_lines_of_an_event(event: dict[str, Any], lines: list[str]) -> None:
 
 
 def test_rendering_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with rendering("text") as report:
+    with rendering(Output()) as report:
         report(PLAN)
     assert capsys.readouterr().out == "".join(f"{line}\n" for line in lines_of(PLAN))
 
 
+def _plan_of(name: str, reason: str = "") -> dict[str, Any]:
+    actions = [{"verb": "create", "resource": f"{name}/root/upper", "reason": reason}]
+    return {"type": "plan", "subject": f"vm/{name}", "actions": actions}
+
+
+def test_plans_that_differ_in_their_name_only_are_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with rendering(Output()) as report:
+        for number in range(100):
+            report(_plan_of(f"web-{number}", "too small" if number == 7 else ""))
+        report(_plan_of("db", "too small"))
+        report({"type": "note", "subject": "", "message": "after them"})
+        report(_plan_of("late"))
+    assert capsys.readouterr().out.splitlines() == [
+        "  + web-0/root/upper",
+        "  = the same for web-1, web-2, web-3 and 95 more",
+        "  + web-7/root/upper  (too small)",
+        "  = the same for db",
+        "after them",
+        "  + late/root/upper",
+    ]
+
+
+def test_events_go_into_a_file_beside_what_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "events.jsonl"
+    with rendering(Output(json_into=file)) as report:
+        report(PLAN)
+        assert json.loads(file.read_text()) == PLAN, "as they come"
+        report(SUMMARY)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [PLAN, SUMMARY]
+    assert capsys.readouterr().out.startswith("  + web/root/upper\n")
+
+
+def test_file_for_events_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="No such file or directory"),
+        rendering(Output(json_into=tmp_path / "none" / "events")),
+    ):
+        raise AssertionError("begun")
+
+
 def test_rendering_json_is_one_object_a_line_whatever_threads_do(capsys: pytest.CaptureFixture[str]) -> None:
-    with rendering("json") as report, ThreadPoolExecutor(8) as pool:
+    with rendering(Output("json")) as report, ThreadPoolExecutor(8) as pool:
         list(pool.map(report, [PLAN | {"number": number} for number in range(200)]))
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(event["number"] for event in events) == list(range(200))
 
 
+PRINTING = """
+import subprocess
+from banger.cli.render import Output, rendering
+with rendering(Output("json")) as report:
+    print("a plugin's word")
+    report({"type": "note", "subject": "", "message": "first"})
+    subprocess.run(["echo", "a program's"], check=True)
+    report({"type": "note", "subject": "", "message": "second"})
+print("afterwards")
+"""
+
+
+def test_stream_of_json_has_nothing_else_in_it_whatever_plugins_print() -> None:
+    done = subprocess.run([sys.executable, "-c", PRINTING], capture_output=True, text=True, check=True)
+    *events, last = done.stdout.splitlines()
+    assert [json.loads(event)["message"] for event in events] == ["first", "second"]
+    assert last == "afterwards"
+    assert sorted(done.stderr.splitlines()) == ["a plugin's word", "a program's"]
+
+
 LIVE = """
-from banger.cli.render import rendering
-with rendering("text") as report:
+from banger.cli.render import Output, rendering
+with rendering(Output()) as report:
+    for number in range(100):
+        action = {"verb": "create", "resource": f"web-{number}/vmm", "reason": ""}
+        report({"type": "plan", "subject": f"vm/web-{number}", "actions": [action]})
     for number in range(100):
         report({"type": "stage", "subject": f"vm/web-{number}", "stage": "launch_vmm", "detail": "starting"})
+    report({"type": "failed", "subject": "vm/web-1", "message": "no room"})
     report({"type": "ended", "subject": "vm/web-1"})
     report({"type": "recap", "subject": "vm/web-0", "ok": 1, "changed": 2, "failed": 0, "pending": 0})
 """
@@ -86,6 +155,8 @@ def test_rendering_on_a_terminal_has_a_live_line_per_subject() -> None:
     text = seen.decode()
     assert "launch_vmm: starting" in text
     assert "more" in text, "what does not fit on the screen is counted"
+    assert "1 of 100 done, 1 failed" in text
+    assert "= the same for web-1, web-2, web-3 and 96 more" in text
     assert "vm/web-0                     ok=1  changed=2" in text
 
 

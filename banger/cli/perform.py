@@ -1,0 +1,89 @@
+"""How a command that acts on this host goes: events as they come, a summary, an exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import click
+
+from banger.cli.compose import open_session
+from banger.cli.render import Output, data_of, rendering
+from banger.core.apply import Interrupted, Outcome
+from banger.core.report import Event
+from banger.core.session import Session
+from banger.errors import BangerError, HostError, PlaybookError, Problem
+
+CHANGES_PENDING = 4
+
+
+def perform(output: Output, act: Callable[[Session], list[Outcome]], *, detailed: bool = False) -> None:
+    """Do it, with a session that shows what is happening. Raises Exit when it did not end well.
+
+    `detailed`: something to do is exit code 4.
+    """
+    began = time.monotonic()
+    with rendering(output) as report:
+
+        def ended(outcomes: Sequence[Outcome], code: int) -> None:
+            report(summary(outcomes, time.monotonic() - began, code))
+
+        try:
+            outcomes = act(open_session(report))
+        except BangerError as error:
+            for event in refusals(error):
+                report(event)
+            ended([], error.exit_code)
+            raise
+        code = exit_code(outcomes) or (CHANGES_PENDING if detailed and any(map(_has_changes, outcomes)) else 0)
+        ended(outcomes, code)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """130 after an interrupt, 3 when all that failed is for what this host lacks, 1 for other failures."""
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if any(isinstance(error, Interrupted) for error in errors):
+        return Interrupted.exit_code
+    if errors and all(isinstance(error, HostError) for error in errors):
+        return HostError.exit_code
+    return 1 if errors else 0
+
+
+def _has_changes(outcome: Outcome) -> bool:
+    return bool(outcome.changed or outcome.pending)
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float, code: int) -> Event:
+    """The last event: in how many subjects something went which way."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    changed = [outcome for outcome in outcomes if outcome.changed]
+    pending = [outcome for outcome in outcomes if outcome.pending]
+    return {
+        "type": "summary",
+        "subjects": len(outcomes),
+        "changed": len(changed),
+        "failed": len(failed),
+        "pending": len(pending),
+        "unchanged": sum(not (o.changed or o.error or o.pending) for o in outcomes),
+        "seconds": round(seconds, 3),
+        "exit_code": code,
+    }
+
+
+def refusals(error: BangerError) -> list[Event]:
+    """Why nothing was done, for programs; people are told on stderr when the command ends."""
+    problems = error.problems if isinstance(error, PlaybookError) else [Problem(None, error.message, error.hint)]
+    return [{"type": "problem", **data_of(problem)} for problem in problems]
+
+
+def confirmed(question: str, names: Sequence[str], *, yes: bool) -> None:
+    """Ask before what cannot be undone; only of a person at a terminal, and not of one who said yes already."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    if not click.confirm(f"{question} {shown}. Go on?", err=True):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(1)

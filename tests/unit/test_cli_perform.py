@@ -1,0 +1,95 @@
+"""How commands that act on this host begin and end: questions, summaries, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from banger.cli import cli
+from banger.cli.perform import confirmed, exit_code, refusals, summary
+from banger.core.apply import Interrupted, Outcome
+from banger.errors import BangerError, HostError, PlaybookError, Problem
+from banger.types import Place
+
+FAILED, LACKING = Outcome("vm/a", error=BangerError("no")), Outcome("vm/b", error=HostError("no"))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([Outcome("vm/a", changed=1, pending=1)], 0),
+        ([FAILED, Outcome("vm/b")], 1),
+        ([LACKING, Outcome("vm/a")], 3),
+        ([LACKING, FAILED], 1),
+        ([FAILED, Outcome("vm/c", error=Interrupted("interrupted"))], 130),
+    ],
+)
+def test_exit_code_is_that_of_the_outcomes(outcomes: list[Outcome], code: int) -> None:
+    assert exit_code(outcomes) == code
+
+
+def test_summary_counts_subjects() -> None:
+    outcomes = [FAILED, Outcome("vm/b", changed=3, pending=2), Outcome("vm/c", changed=1), Outcome("vm/d", ok=4)]
+    assert summary(outcomes, 1.23456, 1) == {
+        "type": "summary",
+        "subjects": 4,
+        "changed": 2,
+        "failed": 1,
+        "pending": 1,
+        "unchanged": 1,
+        "seconds": 1.235,
+        "exit_code": 1,
+    }
+
+
+def test_refusals_have_places_for_programs() -> None:
+    located = Problem(Place("a.yml", 2, 3), "wrong", "right")
+    assert refusals(PlaybookError([located])) == [
+        {"type": "problem", "file": "a.yml", "line": 2, "column": 3, "message": "wrong", "hint": "right"}
+    ]
+    assert refusals(HostError("no ssh", hint="apt install it")) == [
+        {"type": "problem", "file": None, "line": None, "column": None, "message": "no ssh", "hint": "apt install it"}
+    ]
+
+
+def test_stream_of_a_refused_playbook_ends_with_its_problems_and_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+    path = tmp_path / "bad.yml"
+    path.write_text("- vmz: []\n- vms: [{name: web, image: none}]\n")
+    file = tmp_path / "events"
+    for arguments in (["--format", "json"], ["--json-into", str(file)]):
+        done = CliRunner().invoke(cli, ["apply", str(path), *arguments])
+        assert isinstance(done.exception, PlaybookError)
+        text = done.stdout if "--format" in arguments else file.read_text()
+        events = [json.loads(line) for line in text.splitlines()]
+        assert [event["type"] for event in events] == ["version", "problem", "problem", "summary"]
+        assert (events[1]["line"], events[1]["column"]) == (1, 3)
+        assert events[-1]["exit_code"] == 2
+
+
+def _ask(monkeypatch: pytest.MonkeyPatch, answer: str, *, terminal: bool, yes: bool) -> str:
+    """What is said on stderr, and how it ends."""
+
+    @click.command()
+    def command() -> None:
+        for stream in ("stdin", "stderr"):
+            monkeypatch.setattr(f"sys.{stream}.isatty", lambda: terminal)
+        confirmed("This removes", [f"web-{number}" for number in range(7)], yes=yes)
+        click.echo("done")
+
+    result = CliRunner().invoke(command, input=answer)
+    return f"{result.output}{result.exit_code}"
+
+
+def test_person_at_a_terminal_is_asked_before_disks_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "This removes web-0, web-1, web-2, web-3, web-4 and 2 more. Go on? [y/N]: "
+    assert _ask(monkeypatch, "y\n", terminal=True, yes=False) == f"{asked}y\ndone\n0"
+    assert _ask(monkeypatch, "n\n", terminal=True, yes=False) == f"{asked}n\nnothing was changed\n1"
+    assert _ask(monkeypatch, "", terminal=True, yes=True) == "done\n0"
+    assert _ask(monkeypatch, "", terminal=False, yes=False) == "done\n0"
