@@ -93,5 +93,10 @@ def fingerprint(todo: Plan, member: Member | None = None) -> str:
         digest.update(repr((vm.image, member.image.digest, vm.vcpus, vm.memory_bytes, vm.root_disk_bytes)).encode())
         digest.update(repr((vm.work_disk_bytes, vm.overlay_bytes, vm.storage, vm.workdisk, vm.vmm, vm.jailed)).encode())
         digest.update(repr((vm.running, vm.nic, vm.network)).encode())
-        digest.update(saved_guest.text(member.config))
+        digest.update(repr(_without_origins(saved_guest.document_of(member.config))).encode())
     return digest.hexdigest()
+
+
+def _without_origins(guest: dict[str, Any]) -> dict[str, Any]:
+    """What a guest gets, wherever in a playbook that stands and however the playbook was named."""
+    return {**guest, "files": [{key: f[key] for key in f if key != "origin"} for f in guest["files"]]}

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from banger.core import options, tasks, variables, yaml_source
+from banger.core.include import Reading, twice
 from banger.core.request import (
     AUTO,
     DEFAULT_NETWORK_KIND,
+    PLAY_KEYS,
+    AsWritten,
     Declared,
     ImageKeys,
     ImageRequest,
@@ -19,6 +22,7 @@ from banger.core.request import (
     VmRequest,
     implied_network,
 )
+from banger.core.scope import Scope, ScopeBuilder
 from banger.core.suggest import did_you_mean
 from banger.core.tasks import Task
 from banger.core.variables import Unrendered
@@ -32,45 +36,50 @@ MINIMUM_DISK = Size.parse("16MiB")
 MINIMUM_OVERLAY = Size.parse("1MiB")
 MAXIMUM_VCPUS = 255
 
-PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class PlayReader:
     """Collects `images`, `networks`, `vms` and `problems` over all plays of the playbook at `path`.
 
-    `todos` are each play's tasks with the variables they may use.
+    `todos` are each play's tasks with the variables they may use, `scopes` all about these; `written` is how each
+    image, network and VM stands in its play.
     """
 
-    def __init__(self, path: Path, declared: Declared, extra_vars: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, declared: Declared) -> None:
         self.path = path
         self.images: list[ImageRequest] = []
         self.networks: list[Network] = []
         self.vms: list[VmRequest] = []
         self.problems: list[Problem] = []
         self.todos: list[tuple[tuple[Task, ...], Mapping[str, Any]]] = []
+        self.scopes: list[tuple[Place, Scope]] = []
+        self.written: dict[tuple[str, str], AsWritten] = {}
         self._modules, self._sources, self._kinds = (
             declared.modules,
             declared.image_sources,
             declared.network_kinds,
         )
-        self._extra_vars = extra_vars
-        self._named: dict[str, dict[str, Place]] = {"image": {}, "network": {}, "VM": {}}
+        self._reading = Reading(path)
+        self._named: dict[str, dict[str, tuple[Place, Reading]]] = {"image": {}, "network": {}, "VM": {}}
         self._unnamed: set[str] = set()
         self._references: list[tuple[str, str, Place]] = []
 
-    def read(self, play: Node) -> None:
-        """One play: its variables first, because all else may use them."""
+    def read(self, play: Node, reading: Reading) -> None:
+        """One play of a file: its variables first, because all else may use them."""
+        self._reading = reading
         if not isinstance(play, yaml_source.Mapping):
             self._problem(play.place, "a play is a mapping", "- name: …")
             return
         for key, entry in play.entries.items():
             if key not in PLAY_KEYS:
-                self._problem(entry.key_place, f"unknown key '{key}' in a play", did_you_mean(key, PLAY_KEYS))
+                self._problem(entry.key_place, f"unknown key '{key}' in a play", self._hint(key))
         name = play.get("name")
         if name is not None and not (isinstance(name, Scalar) and isinstance(name.value, str)):
             self._problem(name.place, "the name of a play is text", "write it in quotes")
-        context = self._variables(play)
+        scope = self._scope(play)
+        context = scope.values
+        self.scopes.append((play.place, scope))
         todo = tasks.parse(self._list(play, "tasks"), self._modules, self.problems)
         self.todos.append((todo, context))
         images, vms = self._list(play, "images"), self._list(play, "vms")
@@ -79,10 +88,10 @@ class PlayReader:
                 play.entries["tasks"].key_place, "tasks apply to the images or VMs of their play: it has none"
             )
         for node in images:
-            self._image(node, context, () if vms else todo)
+            self._image(node, scope, () if vms else todo)
         for node in self._list(play, "networks"):
-            self._network(node, context)
-        self._vms(vms, self._defaults(play), context, todo)
+            self._network(node, scope)
+        self._vms(vms, self._defaults(play), scope, todo)
 
     def check_references(self, images: Collection[str] = (), networks: Collection[str] = ()) -> None:
         """Once all plays are read: each image and network that a VM names is there, or is among these."""
@@ -90,7 +99,7 @@ class PlayReader:
         used = dict.fromkeys(name for kind, name, _ in self._references if kind == "network")
         for name in used.keys() - self._named["network"].keys() - set(networks):
             if implied := implied_network(name, self._kinds):
-                self._named["network"][name] = Place(str(self.path), 1, 1)
+                self._named["network"][name] = Place(str(self.path), 1, 1), self._reading
                 self.networks.append(implied)
         for kind, name, place in self._references:
             if name not in {*self._named[kind], *known[kind]} and kind not in self._unnamed:
@@ -99,45 +108,17 @@ class PlayReader:
 
     # --- variables
 
-    def _variables(self, play: yaml_source.Mapping) -> dict[str, Any]:
-        """`vars`, then `vars_files`, then the command line's; each may use those before it."""
-        context = dict(self._extra_vars)
-        self._add_variables(play.get("vars"), context)
-        for node in self._list(play, "vars_files"):
-            file = variables.render(node, context, self.problems)
-            if isinstance(file, Scalar) and isinstance(file.value, str):
-                if not isinstance(file.value, Unrendered):
-                    self._add_variables(self._variables_file(file.value, file.place), context)
-            else:
-                self._problem(file.place, "'vars_files' is a list of file names")
-        return context
-
-    def _add_variables(self, node: Node | None, context: dict[str, Any]) -> None:
-        if node is None or (isinstance(node, Scalar) and node.value is None):
-            return
-        self.problems += variables.mapping_problems(node, node.place)
-        if isinstance(node, yaml_source.Mapping):
-            for name, entry in node.entries.items():
-                if name not in self._extra_vars:
-                    context[name] = yaml_source.plain(variables.render(entry.node, context, self.problems))
-
-    def _variables_file(self, name: str, place: Place) -> Node | None:
-        path = self.path.parent / name
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reasons = {UnicodeDecodeError: "it is not UTF-8 text", ValueError: "that is no file name"}
-            reason = error.strerror if isinstance(error, OSError) else reasons[type(error)]
-            self._problem(place, f"cannot read '{name}': {reason}", tasks.nearest_file(name, self.path.parent))
-            return None
-        node, problems = yaml_source.load(text, str(path))
-        self.problems += problems
-        return node
+    def _scope(self, play: yaml_source.Mapping) -> Scope:
+        """`vars`, then `vars_files`, then those of the include and of the command line; each may use those before."""
+        builder = ScopeBuilder(self._reading.scope, self.problems)
+        builder.add(play.get("vars"), "vars")
+        builder.add_files(self._list(play, "vars_files"), self._reading.path.parent)
+        return builder.scope()
 
     # --- images and networks
 
-    def _image(self, node: Node, context: Mapping[str, Any], todo: tuple[Task, ...]) -> None:
-        entry = self._entry(node, context, "image")
+    def _image(self, node: Node, scope: Scope, todo: tuple[Task, ...]) -> None:
+        entry = self._entry(node, scope.values, "image")
         if entry is None:
             return
         what = _what("image", entry)
@@ -148,11 +129,12 @@ class PlayReader:
             return
         self._at_least(entry, "work_seed", keys.work_seed, MINIMUM_DISK, what)
         if given is not None:
+            self._remember("image", keys.name, node, scope)
             spec = ImageSpec(keys.name, keys.source, given, keys.work_seed, entry.place)
-            self.images.append(ImageRequest(spec, todo, context))
+            self.images.append(ImageRequest(spec, todo, scope.values))
 
-    def _network(self, node: Node, context: Mapping[str, Any]) -> None:
-        entry = self._entry(node, context, "network")
+    def _network(self, node: Node, scope: Scope) -> None:
+        entry = self._entry(node, scope.values, "network")
         if entry is None:
             return
         what = _what("network", entry)
@@ -160,6 +142,7 @@ class PlayReader:
         given = self._options(entry, NetworkKeys, declared, what, "plugin", self._kinds)
         keys = options.check(_only(entry, NetworkKeys), NetworkKeys, what, self.problems)
         if self._name("network", entry) and keys is not None and given is not None:
+            self._remember("network", keys.name, node, scope)
             self.networks.append(Network(keys.name, keys.plugin, given, entry.place))
 
     def _declared(
@@ -230,22 +213,22 @@ class PlayReader:
         self,
         nodes: tuple[Node, ...],
         defaults: yaml_source.Mapping | None,
-        context: Mapping[str, Any],
+        scope: Scope,
         todo: tuple[Task, ...],
     ) -> None:
         """All VMs of a play. What is wrong in its defaults or in a loop is told of the first VM it is wrong in."""
         told: set[Place | None] = set()
         for node in nodes:
-            for entry in self._vm_entries(node, defaults, context):
+            for entry, written in self._vm_entries(node, defaults, scope):
                 before = len(self.problems)
-                self._vm(entry, context, todo)
+                self._vm(entry, written, todo)
                 news = [problem for problem in self.problems[before:] if problem.place not in told]
                 self.problems[before:] = news
                 told.update(problem.place for problem in news)
 
     def _vm_entries(
-        self, node: Node, defaults: yaml_source.Mapping | None, context: Mapping[str, Any]
-    ) -> Iterator[yaml_source.Mapping]:
+        self, node: Node, defaults: yaml_source.Mapping | None, scope: Scope
+    ) -> Iterator[tuple[yaml_source.Mapping, AsWritten]]:
         """A VM entry once, or once for each item of its loop, with the defaults filled in and rendered."""
         if not isinstance(node, yaml_source.Mapping):
             self._problem(node.place, "a VM is a mapping", "- {name: web-1, image: …}")
@@ -253,15 +236,17 @@ class PlayReader:
         entries = {**(defaults.entries if defaults else {}), **options.without(node, {"loop"}).entries}
         whole = yaml_source.Mapping(entries, node.place)
         loop = node.get("loop")
-        contexts = [context]
+        contexts = [scope.values]
         if loop is not None:
-            contexts = [{**context, "item": item} for item in tasks.loop_items(loop, context, self.problems)]
+            items = tasks.loop_items(loop, scope.values, self.problems)
+            contexts = [{**scope.values, "item": item} for item in items]
         for each in contexts:
             entry = variables.render(whole, each, self.problems)
             assert isinstance(entry, yaml_source.Mapping), "rendering keeps a mapping a mapping"
-            yield _none_as_null(_none_as_null(entry, "work_disk"), "overlay")
+            entry = _none_as_null(_none_as_null(entry, "work_disk"), "overlay")
+            yield entry, AsWritten(node, scope, defaults, loop, each.get("item"))
 
-    def _vm(self, entry: yaml_source.Mapping, context: Mapping[str, Any], todo: tuple[Task, ...]) -> None:
+    def _vm(self, entry: yaml_source.Mapping, written: AsWritten, todo: tuple[Task, ...]) -> None:
         what = _what("VM", entry)
         named = self._name("VM", entry)
         keys, whole = options.check_what_can_be(entry, VmKeys, what, self.problems, also=("loop",))
@@ -276,6 +261,7 @@ class PlayReader:
             self._references.append(("network", keys.network, options.place_of(entry, "network")))
         if not whole or not named:
             return
+        self.written["vm", keys.name] = written
         self.vms.append(
             VmRequest(
                 name=keys.name,
@@ -294,7 +280,7 @@ class PlayReader:
                 tags=keys.tags,
                 authorized_keys=tuple(key.strip() for key in keys.authorized_keys),
                 tasks=todo,
-                variables=context,
+                variables=written.scope.values,
                 place=entry.place,
             )
         )
@@ -347,13 +333,31 @@ class PlayReader:
             hint = "a to z, 0 to 9 and '-', at most 63 of them, beginning and ending with a letter or digit"
             self._problem(node.place, f"{variables.shorten(node.value)} cannot be the name of any {kind}", hint)
             return False
-        first = self._named[kind].get(node.value)
-        if first is None:
-            self._named[kind][node.value] = node.place
+        found = self._named[kind].get(node.value)
+        if found is None:
+            self._named[kind][node.value] = node.place, self._reading
             return True
-        advice = "use {{ item }} in the name of what has a loop" if first == node.place else None
-        self._problem(node.place, f"two {kind}s are named '{node.value}'; the first is at {first}", advice)
+        first, reading = found
+        message, advice = f"two {kind}s are named '{node.value}'; the first is at {first}", None
+        if first == node.place and (ways := twice(reading, self._reading)):
+            message = f"two {kind}s are named '{node.value}': this is included at {ways[0]} and at {ways[1]}"
+            advice = "name it by a variable, and give that in the vars of each include"
+        elif first == node.place:
+            advice = "use {{ item }} in the name of what has a loop"
+        self._problem(node.place, message, advice)
         return False
+
+    def _remember(self, kind: str, name: str, node: Node, scope: Scope) -> None:
+        if isinstance(node, yaml_source.Mapping):
+            self.written[kind, name] = AsWritten(node, scope)
+
+    def _hint(self, key: str) -> str | None:
+        """What was meant by a key that no play has."""
+        if key == "import_playbook":
+            return "- include: FILE"
+        if key in self._modules:
+            return "it is a module: a task, below the 'tasks:' of a play"
+        return did_you_mean(key, (*PLAY_KEYS, "include"))
 
     def _at_least(self, entry: yaml_source.Mapping, key: str, size: Size | None, least: Size, what: str) -> None:
         if size is not None and size < least:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from banger.core import yaml_source
+from banger.core.scope import Scope
 from banger.core.tasks import Task
 from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKind, Place, Size
 
+PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
 DEFAULT_NETWORK_KIND = "user"
 AUTO = "auto"
 """For a VM's storage, network and VMM: what this host can do best."""
@@ -104,3 +107,17 @@ class VmRequest:
     place: Place
     held_tasks: tuple[Task, ...] = ()
     """Those that this run is not about: what they last wrote stays, what they never wrote is not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsWritten:
+    """An image, a network or a VM as it stands in a playbook: `own` and the `defaults` of its play, nothing rendered.
+
+    `scope` is what its templates may use besides `item`, which is there when it comes of a `loop`.
+    """
+
+    own: yaml_source.Mapping
+    scope: Scope
+    defaults: yaml_source.Mapping | None = None
+    loop: yaml_source.Node | None = None
+    item: Any = None

@@ -25,6 +25,7 @@ Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+_REF_INCLUDE: Schema = {"$ref": "#/$defs/include"}
 _TEMPLATE: Schema = {"$ref": "#/$defs/template"}
 _NO_PARENT = r"(?!.*/\.\.(/|$))"
 _PRINTABLE = r"[^\u0000-\u001f\u007f]*"
@@ -70,11 +71,12 @@ def schema_of(declared: Declared) -> Schema:
     options = {name: module.options for name, module in declared.modules.items()}
     definitions["task"] = _task(definitions, options)
     definitions["play"] = _play()
+    definitions["include"] = _include(definitions["play"])
     return {
         "$schema": DIALECT,
         "title": "A playbook of banger",
         "type": "array",
-        "items": {"$ref": "#/$defs/play"},
+        "items": {"if": {"required": ["include"]}, "then": _REF_INCLUDE, "else": {"$ref": "#/$defs/play"}},
         "$defs": definitions,
     }
 
@@ -96,6 +98,13 @@ def _play() -> Schema:
             "tasks": _list({"$ref": "#/$defs/task"}),
         }
     )
+
+
+def _include(play: Schema) -> Schema:
+    """Another playbook in place of a play; it has a play's name and variables."""
+    file = {"type": "string", "minLength": 1, "description": "Another playbook, relative to this one."}
+    shared = {key: play["properties"][key] for key in ("name", "vars")}
+    return {**_closed({**shared, "include": file}), "required": ["include"]}
 
 
 def _plugged(

@@ -6,8 +6,8 @@ facts of a guest is checked when the playbook is read; the rest when the task co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -32,6 +32,20 @@ class Task:
     tags: tuple[str, ...] = ()
     when: tuple[Scalar, ...] = ()
     loop: Node | None = None
+
+    @property
+    def directory(self) -> Path:
+        """What the files named in it are relative to: where the file is that it stands in."""
+        return Path(self.place.file).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One time that a task has contributed: what its templates could use, the files it read, and those it rendered."""
+
+    context: Mapping[str, Any]
+    files: Mapping[str, Path]
+    templates: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +120,9 @@ def _one_module(
     for key in strangers:
         message = f"unknown key '{key}' in a task" if named else f"unknown module '{key}'"
         hint = did_you_mean(key, KEYWORDS if named else [*modules, *KEYWORDS]) or ""
-        if key in options_of:
+        if key == "include":
+            hint = "a playbook is included beside the plays: - include: FILE"
+        elif key in options_of:
             hint = f"indent it below '{options_of[key]}'"
         elif not named and hint.startswith("known"):
             hint = did_you_mean("", modules) or ""
@@ -157,18 +173,20 @@ def contribute(
     facts: Mapping[str, Any],
     values: Mapping[str, Any],
     modules: Mapping[str, GuestModule],
-    base_directory: Path,
+    watch: Callable[[Round], None] = lambda done: None,
 ) -> list[Problem]:
     """Let each task fill the builder. `facts` are `vm` and `image`, `values` the play's variables.
 
-    What is wrong with any task is returned, all of it. `base_directory` is where source files are looked for.
+    What is wrong with any task is returned, all of it. `watch` is told of each time that a task has contributed.
     """
     problems: list[Problem] = []
     for task in tasks:
         with builder.contributed_by(str(task.place), overriding=True):
             for context in _rounds(task, {**values, **facts}, problems):
                 if _applies(task, context, problems):
-                    _contribute_once(builder, task, facts, context, modules[task.module], base_directory, problems)
+                    _contribute_once(builder, task, facts, context, modules[task.module], problems, watch)
+                else:
+                    builder.skipped += 1
     return list(dict.fromkeys(problems))
 
 
@@ -212,17 +230,18 @@ def _contribute_once(
     facts: Mapping[str, Any],
     context: Mapping[str, Any],
     module: GuestModule,
-    base_directory: Path,
     problems: list[Problem],
+    watch: Callable[[Round], None],
 ) -> None:
     node = variables.render(task.options, context, problems)
     assert isinstance(node, yaml_source.Mapping), "rendering keeps the options a mapping"
     given = options.check(node, module.options, f"the module '{task.module}'", problems)
     if given is None:
         return
-    sources = _Sources(base_directory, node, context)
+    sources = _Sources(task.directory, node, context)
     try:
         module.contribute(builder, given, ModuleContext(facts, task.place, sources.read, sources.render))
+        watch(Round(context, sources.files, sources.templates))
     except PlaybookError as error:
         problems += error.problems
     except BangerError as error:
@@ -242,9 +261,11 @@ class _Sources:
     directory: Path
     options: yaml_source.Mapping
     context: Mapping[str, Any]
+    files: dict[str, Path] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
-        path = self.directory / name
+        self.files[name] = path = self.directory / name
         try:
             return path.read_bytes()
         except (OSError, ValueError) as error:
@@ -252,6 +273,7 @@ class _Sources:
             raise PlaybookError([Problem(self._place(name), message, nearest_file(name, self.directory))]) from error
 
     def render(self, text: str, name: str) -> str:
+        self.templates[name] = text
         try:
             return variables.render_text(text, name, self.context)
         except variables.TemplateError as error:

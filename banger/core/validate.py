@@ -24,7 +24,7 @@ def validate(path: Path, declared: Declared, extra_vars: Mapping[str, Any]) -> P
     for image in playbook.images:
         facts: dict[str, Any] = {"image": tasks.ImageFacts(image.spec.name, _ID)}
         config = GuestConfig()
-        problems += tasks.contribute(config, image.tasks, facts, image.variables, declared.modules, playbook.directory)
+        problems += tasks.contribute(config, image.tasks, facts, image.variables, declared.modules)
         problems += problems_of_files(config, (), [task.place for task in image.tasks])
     for vm in playbook.vms:
         facts = {
@@ -32,7 +32,7 @@ def validate(path: Path, declared: Declared, extra_vars: Mapping[str, Any]) -> P
             "image": tasks.ImageFacts(vm.image, _ID),
         }
         config = GuestConfig()
-        problems += tasks.contribute(config, vm.tasks, facts, vm.variables, declared.modules, playbook.directory)
+        problems += tasks.contribute(config, vm.tasks, facts, vm.variables, declared.modules)
         problems += problems_of_files(config, (), [task.place for task in vm.tasks])
     if problems:
         raise PlaybookError(problems)

@@ -7,8 +7,8 @@ what the expression gives (a number stays a number); any other template becomes 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import GeneratorType
@@ -23,6 +23,8 @@ Context = Mapping[str, Any]
 
 _MARKS = ("{{", "{%", "{#")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAXIMUM_LENGTH = 10_000_000
+"""Of what one operator in a template makes, in characters, items or bits."""
 RESERVED = frozenset({"vm", "image", "item"})
 """Names that tasks and loops set."""
 _SET_ELSEWHERE = {
@@ -30,6 +32,20 @@ _SET_ELSEWHERE = {
     "vm": "only the tasks of VMs know it",
     "image": "only tasks know it",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value given to a variable, as it is written; `source` says by what, `place` is None for a command line.
+
+    `value` is what came of it, None for one that was never needed. `order`: which were there before it in its play.
+    """
+
+    source: str
+    node: Node
+    place: Place | None
+    value: Any
+    order: int = 0
 
 
 class Unrendered(str):
@@ -91,15 +107,71 @@ def check_syntax(node: Node, problems: list[Problem]) -> None:
                 problems.append(_problem(error, scalar))
 
 
+def names_in(text: str, *, expression: bool = False) -> dict[str, tuple[int, ...]]:
+    """What a template (or an `expression`) takes of its context, `vm.name` for what is asked of `vm` or `image`.
+
+    With the lines, from 1, that it is named in. The template is one that can be rendered.
+    """
+    if not expression and not is_template(text):
+        return {}
+    from jinja2 import meta, nodes
+
+    tree = _environment().parse(f"{{{{ {text} }}}}" if expression else text)
+    free = meta.find_undeclared_variables(tree)
+    found: dict[str, dict[int, None]] = {}
+    whole = {id(each.node): f"{each.node.name}.{each.attr}" for each in tree.find_all(nodes.Getattr) if _is_fact(each)}
+    for each in tree.find_all(nodes.Name):
+        if each.ctx == "load" and each.name in free:
+            found.setdefault(whole.get(id(each), each.name), {})[each.lineno] = None
+    return {name: tuple(lines) for name, lines in found.items()}
+
+
+def _is_fact(node: Any) -> bool:
+    return getattr(node.node, "name", "") in ("vm", "image")
+
+
+def lines_of(text: str, name: str, context: Context) -> list[tuple[str, int]] | None:
+    """Each line of what a template renders to, with the template's line it ends in; None when that cannot be told."""
+    from jinja2 import nodes
+
+    environment = _environment()
+    tree = environment.parse(text, name)
+    for data in tree.find_all(nodes.TemplateData):
+        first, *others = data.data.split("\n")
+        data.data = first + "".join(f"\0{data.lineno + k}\0\n{other}" for k, other in enumerate(others))
+    code = environment.compile(tree, name, name)
+    template = environment.template_class.from_code(environment, code, environment.make_globals(None))
+    try:
+        with _Failures(context, name):
+            marked: str = template.render(dict(context))
+    except TemplateError:  # what it makes of its own text, it cannot make of a marked one
+        return None
+    last = text.count("\n") + (not text.endswith("\n"))
+    found: list[tuple[str, int]] = []
+    for line in reversed(marked.split("\n")):
+        bare, *marks = line.split("\0")
+        last = int(marks[0]) if marks else last
+        found.append((bare, last))
+    found.reverse()
+    same = "\n".join(line for line, _ in found) == render_text(text, name, context)
+    return (found if found[-1][0] else found[:-1]) if same else None
+
+
 def parse_extra(arguments: Sequence[str]) -> dict[str, Any]:
     """Variables of the command line: `key=value`, or `@file` with a YAML mapping; the last wins.
 
     A value means what it would mean in a playbook: `n=2` is a number, `[a, b]` a list, `on` text. Raises UsageError.
     """
-    variables: dict[str, Any] = {}
+    return {name: yaml_source.plain(settings[-1].node) for name, settings in extra_settings(arguments).items()}
+
+
+def extra_settings(arguments: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
+    """As `parse_extra`, with where each stands: all that are given for a name, in order. Raises UsageError."""
+    settings: dict[str, tuple[Setting, ...]] = {}
     for argument in arguments:
-        variables |= _extra_file(argument[1:]) if argument.startswith("@") else _extra_pair(argument)
-    return variables
+        for name, setting in _extra_file(argument[1:]) if argument.startswith("@") else [_extra_pair(argument)]:
+            settings[name] = (*settings.get(name, ()), setting)
+    return settings
 
 
 def check_name(name: str) -> str | None:
@@ -209,7 +281,29 @@ def _environment() -> Any:
 
             super().__init__(hint, obj, name, exc or undefined)  # type: ignore[arg-type]  # it is only called
 
-    return ImmutableSandboxedEnvironment(undefined=Undefined, keep_trailing_newline=True, auto_reload=False)
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Also refuses what would take all memory or all time, before it is begun."""
+
+        intercepted_binops = frozenset({"*", "**", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if _result_length(operator, left, right) > MAXIMUM_LENGTH:
+                raise OverflowError(f"'{operator}' would make something longer than {MAXIMUM_LENGTH}")
+            return super().call_binop(context, operator, left, right)
+
+    return Sandbox(undefined=Undefined, keep_trailing_newline=True, auto_reload=False)
+
+
+def _result_length(operator: str, left: Any, right: Any) -> int:
+    """At most how many characters, items or bits this makes; 0 where it makes little of whatever it is given."""
+    if operator == "%":
+        return max(map(int, re.findall(r"\d+", left)), default=0) if isinstance(left, str) else 0
+    if operator == "**":
+        return left.bit_length() * max(right, 0) if isinstance(left, int) and isinstance(right, int) else 0
+    for many, times in ((left, right), (right, left)):
+        if isinstance(many, Sized) and isinstance(times, int):
+            return len(many) * times
+    return 0
 
 
 class _Failures:
@@ -276,21 +370,22 @@ def _attributes(subject: object) -> list[str]:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def _extra_pair(argument: str) -> dict[str, Any]:
+def _extra_pair(argument: str) -> tuple[str, Setting]:
     name, equals, text = argument.partition("=")
     if not equals:
         raise UsageError(f"-e {argument}: neither key=value nor @file", hint=f"-e {name}=VALUE")
     if message := check_name(name):
         raise UsageError(f"-e {argument}: {message}")
     if text[:1] not in ("[", "{"):
-        return {name: yaml_source.resolve(text) if text else ""}
+        value = yaml_source.resolve(text) if text else ""
+        return name, Setting(f"-e {name}", Scalar(value, Place(f"-e {name}", 1, 1), text), None, value)
     node, problems = yaml_source.load(text, f"-e {name}")
-    if problems:
+    if problems or node is None:
         raise UsageError(str(problems[0]), hint="put text that begins with a bracket in quotes")
-    return {name: yaml_source.plain(node)}
+    return name, Setting(f"-e {name}", node, None, yaml_source.plain(node))
 
 
-def _extra_file(name: str) -> dict[str, Any]:
+def _extra_file(name: str) -> list[tuple[str, Setting]]:
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -300,7 +395,11 @@ def _extra_file(name: str) -> dict[str, Any]:
     problems += mapping_problems(node, Place(name, 1, 1))
     if problems:
         raise UsageError("\n".join(str(problem) for problem in problems))
-    return dict(yaml_source.plain(node) or {})
+    entries = node.entries if isinstance(node, yaml_source.Mapping) else {}
+    return [
+        (key, Setting(f"-e @{name}", entry.node, entry.node.place, yaml_source.plain(entry.node)))
+        for key, entry in entries.items()
+    ]
 
 
 def mapping_problems(node: Node | None, place: Place) -> list[Problem]:

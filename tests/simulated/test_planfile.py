@@ -52,6 +52,27 @@ def test_kept_plan_of_what_was_done_already_is_stale(world: World) -> None:
         apply(world, file)
 
 
+def test_kept_plan_knows_an_included_playbook_and_what_that_reads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    included = world.write()
+    (world.directory / "motd.j2").write_text("hello\n")
+    plays = f"{included.read_text()}    - template: {{src: motd.j2, dest: /etc/motd}}\n"
+    included.write_text(plays)
+    (world.directory / "site.yml").write_text("- include: playbook.yml\n")
+    monkeypatch.chdir(world.directory)
+    file = kept(world, Path("site.yml"))
+    included.write_text(plays.replace("{name: web}", "{name: web, memory: 1GiB}"))
+    with pytest.raises(BangerError, match=r"the plan is stale: .* changed for vm/web"):
+        apply(world, file)
+    included.write_text(plays)
+    (world.directory / "motd.j2").write_text("good bye\n")
+    with pytest.raises(BangerError, match=r"the plan is stale: .* changed for vm/db, vm/web"):
+        apply(world, file)
+    (world.directory / "motd.j2").write_text("hello\n")
+    assert all(outcome.error is None for outcome in apply(world, file).values())
+
+
 @pytest.mark.parametrize("what", ["playbook", "content", "host"])
 def test_kept_plan_is_refused_when_anything_has_moved(world: World, what: str) -> None:
     world.apply(world.write(state="stopped"))

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from banger import scalars
 from banger.cli import cli
 from banger.core import yaml_source
+from banger.core.include import KEYS as INCLUDE_KEYS
 from banger.core.options import keys_of
-from banger.core.play import PLAY_KEYS
 from banger.core.plugins import Plugins
-from banger.core.request import Declared, ImageKeys, NetworkKeys, VmKeys
+from banger.core.request import PLAY_KEYS, Declared, ImageKeys, NetworkKeys, VmKeys
 from banger.core.schema import _LIMITS, _WRITTEN, schema_of
 from banger.core.tasks import KEYWORDS
 from banger.types import FileMode, GuestModule, ImageSource, Size
@@ -122,6 +122,8 @@ def test_right_text_is_right(text: str) -> None:
         ("- tasks: [{file: {dest: /a, content: 1}}]", "is not of type 'string'"),
         ("- tasks: [{file: {dest: /a, content: b}, when: '{{ x }}'}]", "not valid under any"),
         ("- vars: {vm: 1}", "should not be valid"),
+        ("- {include: a.yml, vms: []}", "'vms' was unexpected"),
+        ("- include: [a.yml]", "is not of type 'string'"),
         ("name: x", "is not of type 'array'"),
         (test_mistakes.WRONG, ""),
     ],
@@ -134,6 +136,7 @@ def test_wrong_text_is_wrong(text: str, said: str) -> None:
 def test_keys_are_those_that_are_checked() -> None:
     defined = SCHEMA["$defs"]
     assert list(defined["play"]["properties"]) == list(PLAY_KEYS)
+    assert set(defined["include"]["properties"]) == set(INCLUDE_KEYS)
     assert set(defined["vm"]["properties"]) == {*keys_of(VmKeys), "loop"}
     assert set(defined["defaults"]["properties"]) == {*keys_of(VmKeys)} - {"name"}
     assert set(defined["task"]["properties"]) == {*KEYWORDS, *BUILT_IN.modules}
@@ -170,7 +173,7 @@ BAD_VALUES: dict[type, list[object]] = {
 
 def test_every_kind_of_value_is_described() -> None:
     own = {each for each in vars(scalars).values() if isinstance(each, type) and "parse" in vars(each)}
-    assert {each for each in own if not each.__name__.startswith("_")} == set(_WRITTEN) == set(GOOD_VALUES)
+    assert {each for each in own if each is not scalars.Written} == set(_WRITTEN) == set(GOOD_VALUES)
 
 
 @pytest.mark.parametrize("kind", GOOD_VALUES, ids=lambda kind: kind.__name__)

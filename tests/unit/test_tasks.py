@@ -56,14 +56,15 @@ def parse(text: str) -> tuple[tuple[Task, ...], list[str]]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Lets tasks loose on an empty builder: what files there are then, and the problems."""
+    monkeypatch.chdir(tmp_path)
 
     def run_it(text: str, *, builder: GuestConfig | None = None, **values: Any) -> tuple[dict[str, str], list[str]]:
         parsed, problems = parse(text)
         assert problems == []
         builder = builder or GuestConfig()
-        found: list[Problem] = tasks.contribute(builder, parsed, FACTS, values, MODULES, tmp_path)
+        found: list[Problem] = tasks.contribute(builder, parsed, FACTS, values, MODULES)
         return {file.path: file.content.decode() for file in builder.files()}, [str(problem) for problem in found]
 
     return run_it
