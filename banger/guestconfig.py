@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 from banger.errors import PluginError
 from banger.host import Node
@@ -18,15 +20,21 @@ from banger.types import GuestFile, GuestPath, Mount
 
 _PUBLIC_KEY = re.compile(r"(?:^|\s)(?:ssh|ecdsa|sk)-[a-z0-9@.-]+\s+AAAA[A-Za-z0-9+/]+={0,3}(?:\s|$)")
 
+ClaimKind = Literal["files", "directories", "mounts", "dropped", "kernel_arguments", "authorized_keys"]
+
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    """Something asked for, by whom, and whether a task asked."""
+class Claim:
+    """Something asked for, by whom, whether a task asked, and what was asked for before and lost to this.
 
-    value: GuestFile | Node | Mount
+    `value` is None for a mount that shall not be.
+    """
+
+    value: GuestFile | Node | Mount | str | None
     wanted: tuple[object, ...]
     origin: str
     by_task: bool
+    overrode: Claim | None = None
 
 
 class GuestConfig:
@@ -38,14 +46,16 @@ class GuestConfig:
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, _Claim] = {}
-        self._directories: dict[str, _Claim] = {}
-        self._mounts: dict[str, _Claim] = {}
-        self._dropped: dict[str, None] = {}
-        self._kernel_arguments: dict[str, None] = {}
-        self._authorized_keys: dict[str, None] = {}
+        self._files: dict[str, Claim] = {}
+        self._directories: dict[str, Claim] = {}
+        self._mounts: dict[str, Claim] = {}
+        self._dropped: dict[str, Claim] = {}
+        self._kernel_arguments: dict[str, Claim] = {}
+        self._authorized_keys: dict[str, Claim] = {}
         self._origin = ""
         self._overriding = False
+        self.skipped = 0
+        """How often a task did not contribute, because of its `when`."""
 
     @contextmanager
     def contributed_by(self, origin: str, *, overriding: bool = False) -> Iterator[None]:
@@ -81,30 +91,36 @@ class GuestConfig:
     def drop_mount(self, target: str) -> None:
         """Nothing of the image's own is mounted here. By a task: nothing a plugin added either."""
         name = str(GuestPath.parse(target))
-        self._dropped[name] = None
-        if self._overriding:
-            self._mounts.pop(name, None)
+        mount = self._mounts.pop(name, None) if self._overriding else None
+        self._add(self._dropped, name, None, mount)
 
     def add_kernel_argument(self, text: str) -> None:
         """One argument (or several, with blanks between) for the guest's kernel command line."""
         if not text.isprintable():
             raise ValueError("a kernel argument cannot hold control characters")
-        self._kernel_arguments[text] = None
+        self._add(self._kernel_arguments, text, text)
 
     def add_authorized_key(self, text: str) -> None:
         """A public key that may log in as root. Raises ValueError when it is none."""
-        self._authorized_keys[parse_public_key(text)] = None
+        key = parse_public_key(text)
+        self._add(self._authorized_keys, key, key)
 
     def keep(self, known: GuestConfig, touched: GuestConfig) -> None:
         """Ask, as a task would, for what was `known`, where nobody asks for anything yet or `touched` has something."""
 
-        def kept(before: dict[str, _Claim], now: dict[str, _Claim], others: dict[str, _Claim]) -> list[object]:
+        def kept(before: dict[str, Claim], now: dict[str, Claim], others: dict[str, Claim]) -> list[object]:
             return [claim.value for key, claim in before.items() if key not in now or key in others]
 
         with self.contributed_by("a task that was not chosen", overriding=True):
             for target in known.dropped_mounts:
                 if target not in self._dropped:
                     self.drop_mount(target)
+            if touched.authorized_keys:  # the file that lists them is kept whole, so all that are in it are
+                for key in known.of_tasks().authorized_keys:
+                    self.add_authorized_key(key)
+            for node in kept(known._directories, self._directories, touched._directories):
+                if isinstance(node, Node):
+                    self.add_directory(node.path, node.mode, uid=node.uid, gid=node.gid)
             for f in kept(known._files, self._files, touched._files):
                 if isinstance(f, GuestFile):
                     self.write_file(f.path, f.content, mode=f.mode, uid=f.uid, gid=f.gid)
@@ -112,12 +128,33 @@ class GuestConfig:
                 if isinstance(mount, Mount):
                     self.add_mount(mount)
 
+    def of_tasks(self) -> GuestConfig:
+        """What tasks asked for, and no plugin."""
+        part = GuestConfig()
+        for mine, theirs in (
+            (self._files, part._files),
+            (self._directories, part._directories),
+            (self._mounts, part._mounts),
+            (self._dropped, part._dropped),
+            (self._kernel_arguments, part._kernel_arguments),
+            (self._authorized_keys, part._authorized_keys),
+        ):
+            theirs.update({key: claim for key, claim in mine.items() if claim.by_task})
+        return part
+
+    def claims(self, kind: ClaimKind) -> Mapping[str, Claim]:
+        """Who asked for what, by path, target, or the text itself."""
+        found: dict[str, Claim] = getattr(self, f"_{kind}")
+        return MappingProxyType(found)
+
     def files(self) -> tuple[GuestFile, ...]:
-        """Sorted by path. Raises PluginError when one file's path leads through another file."""
-        for path in self._files:
-            for parent in _parents(path):
+        """Sorted by path. Raises PluginError for paths that lead through a file, and directories that are files too."""
+        ways = [(path, claim, _parents(path)) for path, claim in self._files.items()]
+        ways += [(path, claim, iter((path, *_parents(path)))) for path, claim in self._directories.items()]
+        for path, below, parents in ways:
+            for parent in parents:
                 if parent in self._files:
-                    below, above = self._files[path], self._files[parent]
+                    above = self._files[parent]
                     raise PluginError(
                         f"{path} ({_who(below.origin)}) cannot be made: {parent} is a file ({_who(above.origin)})"
                     )
@@ -147,15 +184,22 @@ class GuestConfig:
         """In the order they were added, each once."""
         return tuple(self._authorized_keys)
 
+    def _add(self, claims: dict[str, Claim], key: str, value: str | None, overrode: Claim | None = None) -> None:
+        """What nobody can disagree about: the first who asks is named, or the first task."""
+        old = claims.get(key)
+        if old is None or (self._overriding and not old.by_task):
+            claims[key] = Claim(value, (), self._origin, self._overriding, overrode or old)
+
     def _claim(
         self,
-        claims: dict[str, _Claim],
+        claims: dict[str, Claim],
         key: str,
         value: GuestFile | Node | Mount,
         wanted: tuple[object, ...],
         origin: str,
     ) -> None:
-        old, new = claims.get(key), _Claim(value, wanted, origin or self._origin, self._overriding)
+        old = claims.get(key)
+        new = Claim(value, wanted, origin or self._origin, self._overriding, old)
         if old is not None and not new.by_task:
             if old.by_task or old.wanted == new.wanted:
                 return

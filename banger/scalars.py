@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
-class _Written:
+class Written:
     """A value that pydantic reads by its class's own `parse`."""
 
     @classmethod
@@ -25,11 +25,14 @@ class _Written:
         return core_schema.no_info_plain_validator_function(cls.parse)
 
 
+MOST_LEVELS = 200
+"""How deep directories of a guest may be nested: what walks them on the host does so by recursion."""
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIZE = re.compile(r"(\d+)\s*([KMGT]iB|B|)")
 
 
-class Size(_Written, int):
+class Size(Written, int):
     """A number of bytes; written `512MiB`, `4GiB`, or as a plain whole number of bytes."""
 
     @classmethod
@@ -49,7 +52,7 @@ class Size(_Written, int):
         return f"{int(self)}B"
 
 
-class FileMode(_Written, int):
+class FileMode(Written, int):
     """Permission bits of a guest file, written in octal as a string or a YAML scalar with a leading 0: `0644`."""
 
     @classmethod
@@ -62,7 +65,7 @@ class FileMode(_Written, int):
         raise ValueError("not a file mode; write it in octal with its leading zero, such as 0644")
 
 
-class GuestPath(_Written, str):
+class GuestPath(Written, str):
     """An absolute, normalised path inside a guest: no `..`, no control characters, no name over 255 bytes."""
 
     @classmethod
@@ -70,7 +73,7 @@ class GuestPath(_Written, str):
         """Check a guest path. Raises ValueError; never silently mends one."""
         if not isinstance(value, str) or not value.startswith("/"):
             raise ValueError("not an absolute path in the guest; it must begin with /")
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        if _CONTROL.search(value):
             raise ValueError("a guest path cannot hold control characters")
         parts = value.split("/")
         if ".." in parts:
@@ -79,6 +82,8 @@ class GuestPath(_Written, str):
             raise ValueError("a name in a guest path is longer than 255 bytes")
         if len(value.encode("utf-8", "surrogateescape")) > 4095:
             raise ValueError("a guest path cannot be longer than 4095 bytes")
+        if len(parts) > MOST_LEVELS:
+            raise ValueError(f"a guest path cannot lie more than {MOST_LEVELS} directories deep")
         return cls("/" + posixpath.normpath(value).lstrip("/"))
 
 
@@ -93,7 +98,7 @@ class GuestFilePath(GuestPath):
         return cls(path)
 
 
-class OwnerId(_Written, int):
+class OwnerId(Written, int):
     """A numeric user or group id of a guest: 0 to 4294967294 (the last one, -1, means "none" to chown(2))."""
 
     @classmethod
@@ -103,7 +108,7 @@ class OwnerId(_Written, int):
         raise ValueError("not a numeric id; names are the guest's own and not known here")
 
 
-class Subnet(_Written, str):
+class Subnet(Written, str):
     """An IPv4 network with room for a guest, such as `172.16.0.0/24`; kept as text, with its prefix length."""
 
     @classmethod
@@ -124,7 +129,7 @@ class Subnet(_Written, str):
         return cls(network)
 
 
-class Ipv4Address(_Written, str):
+class Ipv4Address(Written, str):
     """One IPv4 address, such as `192.0.2.53`."""
 
     @classmethod
@@ -137,7 +142,7 @@ class Ipv4Address(_Written, str):
             raise ValueError("not an IPv4 address; write four numbers, such as 192.0.2.53") from None
 
 
-class NamespaceName(_Written, str):
+class NamespaceName(Written, str):
     """The name of a network namespace, a file's in /run/netns (ip-netns(8))."""
 
     @classmethod
@@ -145,6 +150,10 @@ class NamespaceName(_Written, str):
         if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", value):
             return cls(value)
         raise ValueError("not a namespace's name; write letters, digits, '_', '.' and '-', at most 63 of them")
+
+
+HostPath = Annotated[str, "a path on the host"]
+"""A file of the host, in the options of a plugin; a relative one is looked for beside the playbook that names it."""
 
 
 def human(size_bytes: int) -> str:

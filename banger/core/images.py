@@ -13,6 +13,8 @@ from banger.core import fstab
 from banger.core.guest_files import FSTAB, digest_of
 from banger.core.home import Home
 from banger.core.plugins import Plugins
+from banger.core.recipe import Recipe
+from banger.core.shape import shaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
@@ -33,6 +35,8 @@ class ImagePlan:
     base: Path
     """The directory of the image it is made from; its own when it is not customised."""
     resources: tuple[Resource, ...]
+    recipe: Recipe | None = None
+    """What it was asked to be; None for one that is only known by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +121,9 @@ def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: Gue
     base_digest = _digest({"source": spec.source, "recipe": recipe})
     base = home.image_directory(base_digest)
     resources = plugins.prepare_image(spec, base)
-    ours = _customisation_recipe(customisation)
+    ours, asked = _customisation_recipe(customisation), Recipe.of(spec, customisation)
     if not any(ours.values()) and spec.work_seed_bytes is None:
-        return ImagePlan(spec.name, base_digest, base, base, tuple(resources))
+        return ImagePlan(spec.name, base_digest, base, base, tuple(resources), asked)
     digest = _digest({"base": base_digest, "customisation": ours, "work_seed_bytes": spec.work_seed_bytes})
     directory = home.image_directory(digest)
     customised = CustomisedImage(
@@ -130,7 +134,7 @@ def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: Gue
         customisation=customisation,
         work_seed_bytes=spec.work_seed_bytes,
     )
-    return ImagePlan(spec.name, digest, directory, base, (*resources, customised))
+    return ImagePlan(spec.name, digest, directory, base, (*resources, customised), asked)
 
 
 def needed(host: HostView, image: ImagePlan) -> tuple[Resource, ...]:
@@ -148,8 +152,8 @@ def read_facts(host: HostView, directory: Path) -> ImageFacts:
     if host.files.status(path) is None:
         raise StateError(f"the image in {directory} is not there or not whole", hint="apply the playbook that makes it")
     try:
-        return ImageFacts(**json.loads(host.files.read(path)))
-    except (ValueError, TypeError) as error:
+        return shaped(ImageFacts, json.loads(host.files.read(path)))
+    except (ValueError, RecursionError) as error:
         raise StateError(f"{path} is not what banger wrote ({error})", hint=f"rm -r {directory}, then apply") from error
 
 

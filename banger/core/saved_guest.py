@@ -1,16 +1,18 @@
 """A guest's configuration as it was last wished for, kept beside its disks to start it without its playbook.
 
-It holds what is written into the guest, keys included, so it is as private as the disk.
+It holds what is written into the guest, keys included, so it is as private as the disk. What tasks asked for is marked:
+plugins ask for theirs again, whatever host it is, and only what tasks asked for belongs into a playbook.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from banger.core.shape import shaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
@@ -18,6 +20,19 @@ from banger.types import Mount
 
 FILE = "guest.json"
 _VERSION = 1
+_TASKS = "tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A guest file as it is kept, its content in base64."""
+
+    path: str
+    content: str
+    mode: int
+    uid: int
+    gid: int
+    origin: str
 
 
 def save(host: Host, directory: Path, config: GuestConfig) -> None:
@@ -35,41 +50,83 @@ def is_there(host: HostView, directory: Path) -> bool:
 
 def load(host: HostView, directory: Path) -> GuestConfig:
     """The configuration that was kept. Raises StateError when there is none, or none that can be read."""
+    return _load(host, directory)[0]
+
+
+def load_marked(host: HostView, directory: Path) -> GuestConfig | None:
+    """The same; None when it was kept without a mark of what tasks asked for. Raises StateError as `load` does."""
+    config, marked = _load(host, directory)
+    return config if marked else None
+
+
+def _load(host: HostView, directory: Path) -> tuple[GuestConfig, bool]:
     path = directory / FILE
     if not is_there(host, directory):
         raise StateError(f"what belongs into this guest is not known: {path} is not there", hint="apply its playbook")
     try:
-        return _config(json.loads(host.files.read(path)))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        document = json.loads(host.files.read(path))
+        return config_of(document), _TASKS in document
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StateError(f"{path} is not what banger wrote ({error})", hint="apply the VM's playbook") from error
 
 
 def text(config: GuestConfig) -> bytes:
     """A configuration as it is kept; the same for what is the same."""
-    document = {
+    return json.dumps(document_of(config), indent=1).encode()
+
+
+def document_of(config: GuestConfig) -> dict[str, Any]:
+    """A configuration as JSON has it."""
+    part = config.of_tasks()
+    return {
         "version": _VERSION,
         "files": [{**asdict(f), "content": base64.b64encode(f.content).decode()} for f in config.files()],
         "directories": [[d.path, d.mode, d.uid, d.gid] for d in config.directories()],
         "mounts": [asdict(mount) for mount in config.mounts],
         "dropped_mounts": config.dropped_mounts,
         "kernel_arguments": config.kernel_arguments,
+        "authorized_keys": config.authorized_keys,
+        _TASKS: {
+            "files": [f.path for f in part.files()],
+            "directories": [d.path for d in part.directories()],
+            "mounts": [asdict(mount) for mount in part.mounts],
+            "dropped_mounts": part.dropped_mounts,
+            "kernel_arguments": part.kernel_arguments,
+            "authorized_keys": part.authorized_keys,
+        },
     }
-    return json.dumps(document, indent=1).encode()
 
 
-def _config(document: dict[str, Any]) -> GuestConfig:
+def config_of(document: dict[str, Any]) -> GuestConfig:
+    """The configuration that a document stands for. Raises ValueError, TypeError or KeyError for one not of ours."""
     if document["version"] != _VERSION:
         raise ValueError(f"version {document['version']}")
     config = GuestConfig()
+    of_tasks: dict[str, Any] = document.get(_TASKS, {})  # without it, all is as a plugin's
+
+    def asked(kind: str, what: Any, origin: str = "") -> Any:
+        return config.contributed_by(origin, overriding=what in of_tasks.get(kind, ()))
+
     for f in document["files"]:
-        content = base64.b64decode(f.pop("content"), validate=True)
-        config.write_file(f.pop("path"), content, **f)
+        shaped(_File, f)
+        path, origin, content = f.pop("path"), f.pop("origin"), base64.b64decode(f.pop("content"), validate=True)
+        with asked("files", path, origin):
+            config.write_file(path, content, **f)
     for path, mode, uid, gid in document["directories"]:
-        config.add_directory(path, mode, uid=uid, gid=gid)
+        if not all(isinstance(number, int) for number in (mode, uid, gid)):
+            raise ValueError(f"the directory {path!r} has a mode or owner that is no number")
+        with asked("directories", path):
+            config.add_directory(path, mode, uid=uid, gid=gid)
+    for target in document["dropped_mounts"]:  # before the mounts: dropping by a task takes a mount away
+        with asked("dropped_mounts", target):
+            config.drop_mount(target)
     for mount in document["mounts"]:
-        config.add_mount(Mount(**{**mount, "options": tuple(mount["options"])}))
-    for target in document["dropped_mounts"]:
-        config.drop_mount(target)
+        with asked("mounts", mount):
+            config.add_mount(shaped(Mount, mount))
     for argument in document["kernel_arguments"]:
-        config.add_kernel_argument(argument)
+        with asked("kernel_arguments", argument):
+            config.add_kernel_argument(argument)
+    for key in document.get("authorized_keys", ()):
+        with asked("authorized_keys", key):
+            config.add_authorized_key(key)
     return config

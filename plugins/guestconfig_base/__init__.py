@@ -1,6 +1,6 @@
 """What every guest needs to be itself: hostname, hosts, resolv.conf and tmpfs mounts.
 
-Also brings the guest modules `file`, `copy`, `template`, `mount` and `unmount`.
+Also brings the guest modules `file`, `copy`, `template`, `directory`, `mount` and `unmount`.
 """
 
 from __future__ import annotations

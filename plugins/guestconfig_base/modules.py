@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from banger.errors import PlaybookError, Problem
 from banger.guestconfig import GuestConfig
 from banger.types import FileMode, GuestFilePath, GuestModule, GuestPath, ModuleContext, Mount, OwnerId
 
 _READABLE = FileMode(0o644)
+_ENTERED = FileMode(0o755)
 _ROOT = OwnerId(0)
 
 
@@ -27,9 +31,26 @@ class _Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions(_Written):
-    """`file`: a file of the guest with this content, as it stands in the playbook."""
+    """`file`: a file of the guest with this content, as it stands in the playbook.
+
+    With `encoding: base64` the content is bytes written so (RFC 4648); blanks and line ends in it do not count.
+    """
 
     content: str
+    encoding: Literal["utf-8", "base64"] = "utf-8"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for content that is not in its encoding."""
+        self.decoded()
+
+    def decoded(self) -> bytes:
+        """What the guest gets."""
+        if self.encoding == "utf-8":
+            return self.content.encode("utf-8", "surrogateescape")
+        try:
+            return base64.b64decode(re.sub(r"\s", "", self.content), validate=True)
+        except ValueError as error:
+            raise ValueError("'content' is not base64, as base64(1) writes it") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +65,16 @@ class TemplateOptions(_Written):
     """`template`: a file of the guest with the rendered text of the file `src`, named relative to the playbook."""
 
     src: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryOptions:
+    """`directory`: a directory of the guest. What leads to a file is made with it, and needs none."""
+
+    dest: GuestPath
+    mode: FileMode = _ENTERED
+    uid: OwnerId = _ROOT
+    gid: OwnerId = _ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +101,7 @@ class UnmountOptions:
 
 def write_file(builder: GuestConfig, options: FileOptions, context: ModuleContext) -> None:
     """The module `file`."""
-    options.write(builder, options.content)
+    options.write(builder, options.decoded())
 
 
 def copy_file(builder: GuestConfig, options: CopyOptions, context: ModuleContext) -> None:
@@ -86,6 +117,11 @@ def write_template(builder: GuestConfig, options: TemplateOptions, context: Modu
         problem = Problem(context.place, f"the template '{options.src}' is not UTF-8 text", "copy it instead")
         raise PlaybookError([problem]) from error
     options.write(builder, context.render(text, options.src))
+
+
+def make_directory(builder: GuestConfig, options: DirectoryOptions, context: ModuleContext) -> None:
+    """The module `directory`."""
+    builder.add_directory(options.dest, options.mode, uid=options.uid, gid=options.gid)
 
 
 def mount(builder: GuestConfig, options: MountOptions, context: ModuleContext) -> None:
@@ -104,6 +140,7 @@ MODULES = (
     GuestModule("file", FileOptions, write_file),
     GuestModule("copy", CopyOptions, copy_file),
     GuestModule("template", TemplateOptions, write_template),
+    GuestModule("directory", DirectoryOptions, make_directory),
     GuestModule("mount", MountOptions, mount),
     GuestModule("unmount", UnmountOptions, unmount),
 )

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from banger.core.apply import Outcome
+from banger.core.export import export
 from banger.core.state import VmRecord
 from banger.simulated.tree import Tree
 from banger.testing import SimulatedCrash, SimulatedHost
@@ -249,6 +250,51 @@ def check_crash(before: Wish, after: Wish, where: float, whole: bool, allowed: d
         assert seen(world) == seen(alone)
 
 
+def exported(world: World) -> str:
+    found = export(world.session(), [])
+    assert found.lacking == ()
+    return found.text
+
+
+def check_export(before: Wish, wish: Wish, contents: dict[str, bytes]) -> None:
+    """Of a host with a past: what was changed since is not in it."""
+    with fresh_world() as world, fresh_world() as other:
+        assert failures(applied(world, before)) == {}
+        for number, content in enumerate(contents.values()):
+            (world.directory / f"{number}").write_bytes(content)
+        copies = [{"copy": {"dest": path, "src": str(number)}} for number, path in enumerate(contents)]
+        greeting = {"file": {"dest": "/etc/who", "mode": "0600", "uid": 7, "content": "{{ vm.name }}{{ '{{' }}\n"}}
+        tasks = [
+            *copies,
+            greeting,
+            {"directory": {"dest": "/srv/data", "mode": "0700"}},
+            {"unmount": {"target": "/run"}},
+        ]
+        some = {"file": {"dest": "/etc/some", "content": "b\na\n"}, "when": "vm.name in ['web', 'db']"}
+        text = wish.text.replace("  tasks: [", f"  tasks: {json.dumps([*tasks, some])[:-1]}, ").replace(", ]", "]")
+        playbook = world.directory / "playbook.yml"
+        playbook.write_text(text)
+        assert failures(world.apply(playbook, restart=True, recreate=True)) == {}
+        written = exported(world)
+        for home in (world, other):
+            (home.directory / "export.yml").write_text(written)
+        for allowed in ({}, {"restart": True, "recreate": True}):
+            told = world.apply(world.directory / "export.yml", **allowed)
+            counts = {name: (o.changed, o.pending, o.error) for name, o in told.items()}
+            assert counts == dict.fromkeys(told, (0, 0, None)), written
+        assert exported(world) == written
+        assert failures(other.apply(other.directory / "export.yml")) == {}
+        assert seen(other) == seen(world), written
+        assert exported(other) == written
+
+
+CONTENTS = st.dictionaries(
+    st.sampled_from(["/etc/a", "/srv/data/b", "/root/c"]),
+    st.lists(st.sampled_from(["{{", "{% endraw %}", "\r\n", "\n", " ", "\t", "é", "x", "no"]), max_size=6).map(
+        lambda pieces: "".join(pieces).encode()
+    ),
+    max_size=2,
+)
 ALLOWED = st.fixed_dictionaries({"restart": st.booleans(), "recreate": st.booleans()})
 FEW, MANY = settings_of(16), settings_of(100)
 
@@ -277,6 +323,23 @@ def test_change_that_is_killed_ends_there_too(
     change: tuple[Wish, Wish], where: float, whole: bool, allowed: dict[str, bool]
 ) -> None:
     check_crash(*change, where, whole, allowed)
+
+
+@settings_of(6)
+@given(WISHES, WISHES, CONTENTS)
+def test_export_changes_nothing_here_and_makes_the_same_elsewhere(
+    before: Wish, wish: Wish, contents: dict[str, bytes]
+) -> None:
+    check_export(before, wish, contents)
+
+
+@pytest.mark.slow
+@MANY
+@given(WISHES, WISHES, CONTENTS)
+def test_export_changes_nothing_here_and_makes_the_same_elsewhere_whatever_there_is(
+    before: Wish, wish: Wish, contents: dict[str, bytes]
+) -> None:
+    check_export(before, wish, contents)
 
 
 @pytest.mark.slow

@@ -1,0 +1,50 @@
+"""`banger export`: what there is, as a playbook."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import click
+
+from banger.cli.compose import open_session
+from banger.core.export import export as exported
+from banger.core.report import silent
+from banger.errors import BangerError
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it here, for nobody else to read; by default it goes to stdout.",
+)
+def export(names: tuple[str, ...], output: Path | None) -> None:
+    """Write the VMs on this host, or those with these names, as a playbook, with their images and networks.
+
+    An apply of it changes nothing here, and makes the same elsewhere. The files that tasks wrote into guests are in it,
+    secret ones too. Exit code 1 when something cannot be in it, because it is not known; that is said.
+    """
+    found = exported(open_session(silent), names)
+    if output:
+        _write(output, found.text)
+    else:
+        click.echo(found.text, nl=False)
+    for each in found.lacking:
+        click.echo(f"not in it: {each}", err=True)
+    if found.lacking:
+        raise click.exceptions.Exit(1)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fchmod(descriptor, 0o600)
+            file.write(text)
+    except OSError as error:
+        raise BangerError(f"cannot write {path}: {error.strerror}", hint="give another file") from error
