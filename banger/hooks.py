@@ -11,7 +11,7 @@ and `vmm_`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from banger.guestconfig import GuestConfig
     from banger.host import HostView, Node
     from banger.needs import Need
-    from banger.resource import Handle, Resource
+    from banger.resource import Handle, Leftover, Resource
     from banger.types import (
         Disk,
         GuestFile,
@@ -159,4 +159,14 @@ def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]: 
     """The resources that these recorded handles (by key) stand for, so that they can be removed without a playbook.
 
     Every plugin is asked; answer only for your own.
+    """
+
+
+@hookspec
+def find_leftovers(vms: Path, known: Collection[str], host: HostView) -> Sequence[Leftover]:  # type: ignore[empty-body]
+    """What this plugin once made, by its mark on the host, and that is of none of the VMs `known`, by id.
+
+    `vms`: the directory of this home in which each VM's directory is, named after its id. What another home may have
+    made has no `resource`. What stands on files in a VM's directory `needs` the key `ID/directory`. Processes are the
+    core's. Every plugin is asked, by `banger gc`.
     """

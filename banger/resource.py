@@ -71,6 +71,21 @@ class Drifted:
 Observation = Absent | Present | Drifted
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that carries banger's mark and that no known VM needs; `what` it is, in the user's words.
+
+    `resource` takes it away. None: it cannot be proven to be this home's, or not be taken away from here, and `why`
+    says so. `vm_id`: the VM that it was of; empty when it was of several, or of none.
+    """
+
+    what: str
+    resource: Resource | None = None
+    vm_id: str = ""
+    size_bytes: int = 0
+    why: str = ""
+
+
 class Resource(ABC):
     """One thing that should exist on the host. Subclasses are frozen dataclasses."""
 
@@ -111,6 +126,14 @@ class Resource(ABC):
 
     def by_hand(self, host: HostView) -> Sequence[str]:
         """The shell commands that would make it, for dry runs; none where they would say nothing."""
+        return ()
+
+    def undo_by_hand(self) -> Sequence[str]:
+        """Lines of POSIX sh(1) that take it away without banger, for the script beside each VM; none for mere files.
+
+        They find the thing by its name or mark, run in a subshell, and leave it with 0 when it is gone or never was
+        there. Nothing of what was recorded is known to them.
+        """
         return ()
 
     def diff(self, host: HostView) -> Sequence[str]:

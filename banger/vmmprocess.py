@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -29,6 +30,34 @@ _CONSOLE_PAUSE_S = 0.05
 _SHUTDOWN_PAUSE_S = 0.5
 _SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108, one of them the final NUL
 _TAIL_BYTES, _TAIL_LINES = 8192, 8
+
+_END_BY_HAND = r"""socket={socket}
+listeners() {{  # in our own PID namespace, as their command lines say
+    for process in /proc/[0-9]*; do
+        before=
+        tr '\0' '\n' 2>/dev/null <"$process/cmdline" | while IFS= read -r word; do
+            case "$before $word" in
+            *path="$socket" | *path="$socket",* | *unix:"$socket" | *unix:"$socket",* | "--api-sock $socket")
+                [ "$(readlink "$process/ns/pid")" != "$(readlink /proc/self/ns/pid)" ] || echo "${{process#/proc/}}"
+                break
+                ;;
+            esac
+            before=$word
+        done
+    done
+}}
+for signal in TERM KILL; do
+    for pid in $(listeners); do
+        echo "kill -s $signal $pid"
+        kill -s "$signal" "$pid"
+    done
+    for second in 1 2 3 4 5; do
+        [ -n "$(listeners)" ] || break
+        sleep 1
+    done
+done
+[ -z "$(listeners)" ] || exit 1"""
+"""SIGTERM has QEMU write out what it holds; no VMM needs longer than that to end."""
 
 T = TypeVar("T")
 
@@ -81,6 +110,12 @@ class VmmProcess(Resource):
             stage(f"stopping {self.title}")
             host.processes.kill(process)
         self.clean(host)
+
+    def undo_by_hand(self) -> Sequence[str]:
+        """Ended by whose command line has this VM's control socket, not by any pid; the guest is not asked."""
+        lines = _END_BY_HAND.format(socket=shlex.quote(str(self.files.api_socket))).splitlines()
+        remains = shlex.join(["rm", "-rf", "--", *map(str, (*self.files.of_a_run, self.files.jail))])
+        return (*lines, remains)
 
     def find(self, host: HostView, handle: Handle | None) -> ProcessIdentity | None:
         """Whoever has this VM's control socket in its command line; it may be another VMM."""

@@ -7,18 +7,20 @@ touched: no other bridge, no other table, no setting of the host's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 from banger.errors import HostError
 from banger.hooks import hookimpl
 from banger.host import HostView
 from banger.identity import mac_address
 from banger.needs import Finding, Need, capability, device, program
-from banger.resource import Handle, Resource
-from banger.types import Network, NetworkKind, NetworkSetup, Nic, Problem, TapAttachment, Vm
+from banger.resource import Handle, Leftover, Resource
+from banger.types import Network, NetworkKind, NetworkSetup, Nic, Problem, TapAttachment, Vm, home_mark
 
 from .addresses import allocate
+from .leftovers import leftovers
 from .names import bridge_name, tap_name
 from .options import TapNetworkOptions
 from .port import TapPort
@@ -73,6 +75,11 @@ def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
     return [_port(vm)] if _key(vm) in handles else []
 
 
+@hookimpl
+def find_leftovers(vms: Path, known: Collection[str], host: HostView) -> Sequence[Leftover]:
+    return leftovers(vms, known, host)
+
+
 def _port(vm: Vm) -> TapPort:
     """Where it is follows from the card, which is what the guest was given; the rest are the network's wishes."""
     wishes = vm.network.options if vm.network else None
@@ -86,6 +93,7 @@ def _port(vm: Vm) -> TapPort:
         gateway=vm.nic.gateway,
         nat=options.nat,
         isolated=options.isolate,
+        home=home_mark(vm.directory.parent),
     )
     return TapPort(_key(vm), port, vm.nic.ssh.netns, vm.vmm_uid)
 

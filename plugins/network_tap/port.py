@@ -9,6 +9,7 @@ which the others do not mind: the rules in force are either those of all ports, 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +25,23 @@ from .ownership import BRIDGE_ALIAS, NAMESPACE_ALIAS, can_go, is_our_namespace, 
 from .rules import Port, Rules, all_ports, ports_of
 
 _EMPTY = NetworkState({}, {}, forwards=False)
+_UNDO_BY_HAND = """{there}
+if {ip} -o link show dev {tap} 2>/dev/null | grep -qF 'alias banger tap '; then
+    {ip} link delete dev {tap} || exit 1
+fi
+! {ip} -o link show | grep -qF 'alias banger tap {network} ' || exit 0  # others are on this network
+for family in bridge inet ip; do
+    if {nft} list table "$family" banger-{network} >/dev/null 2>&1; then
+        {nft} delete table "$family" banger-{network} || exit 1
+    fi
+done
+if {ip} -o link show dev {bridge} 2>/dev/null | grep -qF 'link/ether {mac} '; then
+    {ip} link delete dev {bridge} || exit 1
+fi"""
+_UNDO_NAMESPACE = f"""if ip -n {{netns}} -o link show dev lo | grep -qF 'alias {NAMESPACE_ALIAS}'; then
+    others=$(ip -n {{netns}} -o link show | grep -v '^[0-9]*: lo: ' | grep -v '@NONE: .* state DOWN ')
+    [ -n "$others" ] || ip netns delete {{netns}} || exit 1
+fi"""
 
 
 @dataclass(frozen=True)
@@ -65,8 +83,24 @@ class TapPort(Resource):
             if self.port.device in state.links or unused_networks(state) or (netns and can_go(state))
         ]
         for netns in (self.netns, *left):
-            with _locked(host, netns):
+            with locked(host, netns):
                 self._take_from(host, netns)
+
+    def undo_by_hand(self) -> Sequence[str]:
+        """What stays of the firewall while others are on the network still names this tap, which harms nobody."""
+        netns, network = shlex.quote(self.netns), self.port.network
+        inside = f"ip netns exec {netns} " if self.netns else ""
+        there = f"[ -e /run/netns/{netns} ] || exit 0" if self.netns else ":"
+        lines = _UNDO_BY_HAND.format(
+            there=there,
+            ip=f"{inside}ip",
+            nft=f"{inside}nft",
+            tap=self.port.device,
+            network=network,
+            bridge=self.bridge,
+            mac=bridge_mac(network),
+        )
+        return (*lines.splitlines(), *(_UNDO_NAMESPACE.format(netns=netns).splitlines() if self.netns else ()))
 
     # --- looking
 
@@ -127,6 +161,7 @@ class TapPort(Resource):
             ("mac", was.mac, self.port.mac),
             ("nat", _word(was.nat), _word(self.port.nat)),
             ("isolate", _word(was.isolated), _word(self.port.isolated)),
+            ("home", was.home or "none", self.port.home),
         ]
         return ", ".join(f"{name} {old} -> {new}" for name, old, new in values if old != new) or "the VM's name"
 
@@ -143,7 +178,7 @@ class TapPort(Resource):
     def _converge(self, host: Host, stage: Stage) -> Handle:
         """Make everything so. Each step is safe to be the last one, and none is taken where it is not needed."""
         stage(f"attaching {self.port.device} to {self.bridge}")
-        with _locked(host, self.netns):
+        with locked(host, self.netns):
             links, netns = host.links, self.netns
             state = links.look(netns)
             self._refuse_what_is_not_ours(host, state)
@@ -242,7 +277,7 @@ class TapPort(Resource):
         for network in sorted(
             {*unused_networks(state), *([] if ports_of(state, self.port.network) else [self.port.network])}
         ):
-            _take_network(host, netns, state, network)
+            take_network(host, netns, state, network)
         if netns and can_go(links.look(netns) or _EMPTY):
             links.remove_namespace(netns)
 
@@ -261,7 +296,8 @@ class TapPort(Resource):
         host.links.remove(tap.name, netns=netns)
 
 
-def _take_network(host: Host, netns: str, state: NetworkState, network: str) -> None:
+def take_network(host: Host, netns: str, state: NetworkState, network: str) -> None:
+    """Firewall and bridge of a network that has no port; the caller holds the lock."""
     rules = Rules(network, bridge_name(network), ())
     if set(rules.tables) & set(state.tables):
         host.links.load_rules(rules.removal(), netns=netns)
@@ -280,7 +316,7 @@ def _settled(state: NetworkState, port: Port) -> tuple[list[Port], list[Port]]:
     return ports_of(state, port.network), ports_of(state, port.network, up=True)
 
 
-def _locked(host: Host, netns: str) -> AbstractContextManager[None]:
+def locked(host: Host, netns: str) -> AbstractContextManager[None]:
     return host.locked(f"network-{netns}" if netns else "network")
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from banger.host import NetworkState
 
-_ALIAS = re.compile(r"banger tap ([a-z0-9-]+) ([a-z0-9-]+) ([0-9a-f:]{17}) ([0-9.]+/\d+) ([0-9.]+)( nat)?( open)?")
+_ALIAS = re.compile(
+    r"banger tap ([a-z0-9-]+) ([a-z0-9-]+) ([0-9a-f:]{17}) ([0-9.]+/\d+) ([0-9.]+)"
+    r"( nat)?( open)?(?: home ([0-9a-f]{8}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,14 @@ class Port:
     gateway: str
     nat: bool
     isolated: bool = True
+    home: str = ""
+    """The mark of the home that it is of."""
 
     @property
     def alias(self) -> str:
         """What is written on the tap: at most 255 bytes."""
         flags = f"{' nat' if self.nat else ''}{'' if self.isolated else ' open'}"
+        flags += f" home {self.home}" if self.home else ""
         return f"banger tap {self.network} {self.vm} {self.mac} {self.address} {self.gateway}{flags}"
 
     @classmethod
@@ -44,8 +50,8 @@ class Port:
         found = _ALIAS.fullmatch(alias)
         if found is None:
             return None
-        network, vm, mac, address, gateway, nat, is_open = found.groups()
-        return cls(device, network, vm, mac, address, gateway, bool(nat), not is_open)
+        network, vm, mac, address, gateway, nat, is_open, home = found.groups()
+        return cls(device, network, vm, mac, address, gateway, bool(nat), not is_open, home or "")
 
     @property
     def ip(self) -> str:

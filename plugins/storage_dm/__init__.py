@@ -6,14 +6,16 @@ when a VM is made; and `overlay` bounds what it can take of the host's disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from banger.hooks import hookimpl
 from banger.host import HostView
 from banger.needs import Finding, Need, capability, device
-from banger.resource import Handle, Resource
+from banger.resource import Handle, Leftover, Resource
 from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
 
+from .leftovers import leftovers
 from .overlay import CowFile
 from .snapshot import Snapshot
 
@@ -62,3 +64,8 @@ def prepare_root_disk(vm: Vm, image: Image) -> RootDisk:
 def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
     snapshot = Snapshot.of(vm)
     return [snapshot] if snapshot.key in handles else []
+
+
+@hookimpl
+def find_leftovers(vms: Path, known: Collection[str], host: HostView) -> Sequence[Leftover]:
+    return leftovers(vms, known, host)

@@ -142,6 +142,22 @@ class Snapshot(Resource):
         (target,) = _snapshot_table(origin, "$cow", size_bytes)
         return (*commands, f'{self._dmsetup(self.name)} --table "{target}"')
 
+    def undo_by_hand(self) -> Sequence[str]:
+        cow = shlex.quote(str(self.cow))
+        return (
+            f"for name in {self.name} {self._base_name}; do",
+            '    if grep -qsx "$name" /sys/block/dm-*/dm/name; then',
+            '        dmsetup remove --retry "$name" || exit 1',
+            "    fi",
+            '    rm -f "/dev/mapper/$name"',
+            "done",
+            f"if [ -e {cow} ] && command -v losetup >/dev/null; then",
+            f"    for device in $(losetup --noheadings --output NAME --associated {cow}); do",
+            '        losetup --detach "$device" || exit 1',
+            "    done",
+            "fi",
+        )
+
     @property
     def _base_name(self) -> str:
         return f"{self.name}-base"
