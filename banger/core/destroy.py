@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from banger.core import assemble, images
-from banger.core.apply import Outcome
+from banger.core.apply import Interrupted, Outcome
 from banger.core.handles import vmm_process
 from banger.core.leftovers import LeftoverVmm
 from banger.core.locks import discard
@@ -23,7 +24,7 @@ def resources_of(session: Session, record: VmRecord, config: GuestConfig | None 
 
     `config`: what belongs into its guest, where that matters.
     """
-    vm = session.vm(record)
+    vm = session.vm(record, keys=False)
     image = images.image_of_record(session.home, session.view, record.image, record.image_digest)
     try:
         resources = assemble.assemble(vm, image, config or GuestConfig(), session.plugins, session.home.ssh_key)
@@ -36,11 +37,35 @@ def resources_of(session: Session, record: VmRecord, config: GuestConfig | None 
 
 def former_of(session: Session, record: VmRecord) -> list[Resource]:
     """What its handles stand for, each by the plugin that made it; that may not be what the record says now."""
-    return session.plugins.teardown_handles(session.vm(record), session.handles.of(record.directory))
+    return session.plugins.teardown_handles(session.vm(record, keys=False), session.handles.of(record.directory))
 
 
 def destroy_vm(session: Session, record: VmRecord) -> Outcome:
-    """Remove a VM. On failure its record stays, with the error, so that the next try finds it again."""
+    """Remove a VM and its record. On failure the record stays, with the error, so that the next try finds it again."""
+    outcome = take_away(session, record)
+    write_off(session, [(record, outcome)])
+    return outcome
+
+
+def write_off(session: Session, ended: Sequence[tuple[VmRecord, Outcome]]) -> None:
+    """The records of VMs that are proven gone go, those of others get the error: one write, however many they are.
+
+    Killed before it, there is a record of nothing, and the next try finds nothing and comes here again.
+    """
+    if not ended:
+        return
+    gone = [record for record, outcome in ended if outcome.error is None]
+    with session.store.transaction() as records:
+        records.remove(*(record.id for record in gone))
+        for record, outcome in ended:
+            if outcome.error and not isinstance(outcome.error, Interrupted):
+                records.put(record.with_runtime(last_error=str(outcome.error)))
+    for record in gone:  # after the record: whoever gets the lock next finds the VM not there
+        discard(session.home.lock(f"vm-{record.name}"))
+
+
+def take_away(session: Session, record: VmRecord) -> Outcome:
+    """Remove all a VM consists of, and prove it gone; its record is as it was."""
     subject = f"vm/{record.name}"
     resources = resources_of(session, record)
     known = {resource.key for resource in resources}
@@ -59,13 +84,8 @@ def destroy_vm(session: Session, record: VmRecord) -> Outcome:
     if failures:
         error = failures[0] if len(failures) == 1 else ExceptionGroup(f"{record.name} is not all gone", failures)
         session.report({"type": "failed", "subject": subject, "message": _told(error), "hint": "run destroy again"})
-        with session.store.transaction() as records:
-            records.put(record.with_runtime(last_error=str(error)))
         return Outcome(subject, error=error)
     session.handles.drop(record.directory)
-    with session.store.transaction() as records:
-        records.remove(record.id)
-    discard(session.home.lock(f"vm-{record.name}"))
     return Outcome(subject, changed=len(resources))
 
 

@@ -1,30 +1,30 @@
 """Checks a marked YAML tree against a dataclass and tells every mistake in it at its own place, in plain words.
 
-The dataclasses (a VM's keys, a module's options) are checked by pydantic with strict types and no unknown keys, and
-pydantic is imported only when there is something to check.
+The dataclasses (a VM's keys, a module's options) are checked by `checker`; here its findings are put into words.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from banger.core import yaml_source
+from banger.core.checker import checker_of
 from banger.core.suggest import did_you_mean
 from banger.core.variables import Unrendered, is_template, shorten
 from banger.core.yaml_source import Node, Scalar
 from banger.errors import Place, Problem
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 Options = TypeVar("Options")
 Location = tuple[int | str, ...]
+_checker_of = cache(checker_of)
 
 _TYPES = {
     "int_type": "a whole number",
@@ -54,12 +54,12 @@ def check(
     `rendered=False` all that hold a template: what remains is checked, and None is given. `also` are keys that the
     user could have meant, but that are checked elsewhere.
     """
-    from pydantic import ValidationError
+    from pydantic_core import ValidationError
 
     is_open = _failed if rendered else _templated
     data = json.dumps([yaml_source.plain(node)])
     try:
-        value: Options = _adapter(kind).validate_json(data)[0]  # type: ignore[arg-type]  # every class is hashable
+        value: Options = _checker_of(kind)(data)[0]  # type: ignore[arg-type]  # every class is hashable
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems += dict.fromkeys(_problems(details, node, kind, what, is_open, also))
@@ -95,14 +95,6 @@ def keys_of(kind: type) -> list[str]:
 def required_keys_of(kind: type) -> list[str]:
     """Those of them that have no default."""
     return [field.name for field in fields(kind) if field.init and field.default is field.default_factory is MISSING]
-
-
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    """Of a list with one object, because a bare dataclass cannot be given a configuration from outside."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    return TypeAdapter(list[kind], config=ConfigDict(strict=True, extra="forbid"))  # type: ignore[valid-type]
 
 
 def _failed(scalar: Scalar) -> bool:

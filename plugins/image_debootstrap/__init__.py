@@ -11,7 +11,7 @@ from banger.needs import Need, programs
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
 
-from .build import BUILDER, DebootstrapImage
+from .image import BUILDER, DebootstrapImage
 from .options import ARCHITECTURE, DebootstrapOptions, all_packages
 
 __all__ = ["DebootstrapImage", "DebootstrapOptions"]

@@ -6,24 +6,19 @@ import os
 import pwd
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from banger.errors import HostError
 from banger.host import Host, HostView
-from banger.imagedirectory import ImageDirectory
 from banger.linux.image import build_image, building_directory
 from banger.linux.pipe import reading
 from banger.linux.staging import LATEST_S, StagedRoot, read_archive
-from banger.resource import Handle, Needs, Stage
+from banger.resource import Stage
 
 from .options import ARCHITECTURE, DebootstrapOptions, all_packages
 from .sources import host_sources
 
-__all__ = ["BUILDER", "MASKED_UNITS", "DebootstrapImage", "command", "prepare_root"]
-
-BUILDER = 1
-"""Raised when the same options come to give another image."""
+__all__ = ["MASKED_UNITS", "build", "command", "prepare_root"]
 
 MASKED_UNITS = (
     "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "man-db.timer",
@@ -40,21 +35,15 @@ _NEVER_OUTDATED_S = LATEST_S
 _SUBORDINATE_IDS = 65536
 
 
-@dataclass(frozen=True)
-class DebootstrapImage(ImageDirectory):
-    """A Debian image in its directory; it is there when its facts are."""
-
-    options: DebootstrapOptions
-
-    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        mode = _mode(host)
-        argv = command(self.options, mode, host_sources(self.options.suite, ARCHITECTURE), scratch_directory(mode))
-        with building_directory(self.directory) as building, StagedRoot(building / "staging") as root:
-            with reading(argv, on_line=lambda line: _tell(line, stage)) as archive:
-                read_archive(archive, root)
-            prepare_root(root)
-            build_image(root, building, stage, size_bytes=self.options.size)
-        return {}
+def build(host: Host, options: DebootstrapOptions, directory: Path, stage: Stage) -> None:
+    """Make the image's directory. Raises HostError, CommandError, DiskError; there is none then."""
+    mode = _mode(host)
+    argv = command(options, mode, host_sources(options.suite, ARCHITECTURE), scratch_directory(mode))
+    with building_directory(directory) as building, StagedRoot(building / "staging") as root:
+        with reading(argv, on_line=lambda line: _tell(line, stage)) as archive:
+            read_archive(archive, root)
+        prepare_root(root)
+        build_image(root, building, stage, size_bytes=options.size)
 
 
 def scratch_directory(mode: str, candidates: Sequence[str] = ("", "/tmp", "/var/tmp")) -> str:

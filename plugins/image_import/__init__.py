@@ -14,7 +14,7 @@ from banger.needs import Need, programs
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
 
-from .build import BUILDER, ImportedImage
+from .image import BUILDER, ImportedImage
 from .options import ImportOptions
 
 __all__ = ["ImportOptions", "ImportedImage"]

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from banger.errors import CommandError, DiskError, HostError
 from banger.host import Host, HostView
-from banger.imagedirectory import ImageDirectory
 from banger.linux.debugfs import listings, statuses
 from banger.linux.fsck import preen
 from banger.linux.image import BootFiles, build_image, building_directory, write_boot_files, write_facts
 from banger.linux.pipe import reading
 from banger.linux.run import run
 from banger.linux.staging import StagedRoot, read_archive
-from banger.resource import Handle, Needs, Stage
+from banger.resource import Stage
 from banger.types import GuestFile, ImageFacts
 
 from .detect import detect_format, find_ext4_partition
 from .options import Format, ImportOptions
 
-__all__ = ["BUILDER", "ImportedImage"]
+__all__ = ["build"]
 
-BUILDER = 1
-"""Raised when the same files come to give another image."""
 _CONVERT_S = 3600.0
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
-@dataclass(frozen=True)
-class ImportedImage(ImageDirectory):
-    """An image made of a file; it is there when its facts are."""
-
-    options: ImportOptions
-
-    def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        source = Path(self.options.path)
-        found: Format = detect_format(source) if self.options.format == "auto" else self.options.format
-        given = BootFiles(_given(self.options.kernel), _given(self.options.initrd))
-        with building_directory(self.directory) as building:
-            if found == "tar":
-                _from_tar(source, building, given, stage)
-            else:
-                _from_disk(host, source, found, building, given, stage)
-        return {}
+def build(host: Host, options: ImportOptions, directory: Path, stage: Stage) -> None:
+    """Make the image's directory. Raises HostError, CommandError, DiskError; there is none then."""
+    source = Path(options.path)
+    found: Format = detect_format(source) if options.format == "auto" else options.format
+    given = BootFiles(_given(options.kernel), _given(options.initrd))
+    with building_directory(directory) as building:
+        if found == "tar":
+            _from_tar(source, building, given, stage)
+        else:
+            _from_disk(host, source, found, building, given, stage)
 
 
 def _given(path: str | None) -> bytes | None:

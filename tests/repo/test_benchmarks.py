@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.measure import Cost, Samples, measure
 from benchmarks.report import Target, growth, render, rows, targets
+from benchmarks.scene import Scene
 from tests.capabilities import programs, require
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,14 @@ def test_the_table_tells_which_is_the_cheaper() -> None:
 
 def _targets(samples: Samples) -> list[Target]:
     return targets(samples, [10, 100, 1000], {10: 0, 100: 0})
+
+
+def test_an_apply_that_changes_nothing_starts_no_process(tmp_path: Path) -> None:
+    require(programs("mke2fs", "debugfs", "ssh-keygen"))
+    scene = Scene.prepare(tmp_path)
+    playbook = scene.playbook(2)
+    assert scene.processes_started("apply", playbook) > 0
+    assert scene.processes_started("apply", playbook) == 0
 
 
 @pytest.mark.slow
