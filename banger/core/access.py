@@ -13,12 +13,14 @@ from typing import Protocol
 
 from banger.core.home import Home
 from banger.core.locks import discard, locked
+from banger.errors import StateError
 from banger.host import Host, HostView
 from banger.identity import Nic
 from banger.types import HostKey
 
 _HOST_KEY = "ssh_host_ed25519_key"
 _KNOWN_HOSTS = "known_hosts"
+_BEGIN, _END = (b"-----%s OPENSSH PRIVATE KEY-----" % word for word in (b"BEGIN", b"END"))
 UNMADE = HostKey("", "")
 """Stands for a host key where only the shape of a VM matters."""
 
@@ -36,7 +38,7 @@ def ensure_ssh_key(host: Host, home: Home) -> str:
 def public_ssh_key(host: HostView, home: Home) -> str:
     """Empty when it was not made yet."""
     made = host.files.status(home.ssh_key) is not None  # the last of the pair to appear
-    return host.files.read(_public(home.ssh_key)).decode().strip() if made else ""
+    return _pair(host, home.ssh_key).public.strip() if made else ""
 
 
 def ensure_host_key(host: Host, directory: Path, name: str) -> HostKey:
@@ -55,7 +57,7 @@ def host_key(host: HostView, directory: Path) -> HostKey:
     path = directory / _HOST_KEY
     if host.files.status(path) is None:  # the last of the pair to appear
         return UNMADE
-    return HostKey(host.files.read(path).decode(), host.files.read(_public(path)).decode())
+    return _pair(host, path)
 
 
 class Guest(Protocol):
@@ -110,6 +112,19 @@ def _ensure_key(host: Host, path: Path, comment: str) -> None:
         host.files.make_directory(path.parent)
         host.files.remove(_public(path))
         host.tools.make_ssh_key(path, comment)
+
+
+def _pair(host: HostView, path: Path) -> HostKey:
+    """Both halves of a key pair that was made. Raises StateError for what is none any more."""
+    private, public = host.files.read(path), host.files.read(_public(path))
+    lines = private.strip().splitlines()
+    if lines[:1] != [_BEGIN] or lines[-1:] != [_END] or not private.isascii():
+        again = f"rm {path} {_public(path)}, then apply with --restart: that makes another"
+        raise StateError(f"{path} is not the private key that was made", hint=again)
+    if not public.startswith(b"ssh-ed25519 ") or not public.isascii() or not public.endswith(b"\n"):
+        again = f"ssh-keygen -y -f {path} > {_public(path)}"
+        raise StateError(f"{_public(path)} is not the public half of {path.name}", hint=again)
+    return HostKey(private.decode(), public.decode())
 
 
 def _public(path: Path) -> Path:

@@ -36,8 +36,8 @@ def _blocked_in(text: str, file: str) -> set[str]:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: {error}", hint='mend it: block_plugins = ["guestconfig_net"]') from error
     if unknown := set(document) - {"block_plugins"}:
         raise UsageError(f"{file}: unknown setting {sorted(unknown)[0]!r}", hint="the only setting is block_plugins")
     names = document.get("block_plugins", [])

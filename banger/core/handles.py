@@ -8,11 +8,13 @@ corrupt one is reported and set aside (seed S3).
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from banger.core.state import VmRecord, write_atomically
+from banger.errors import StateError
 from banger.identity import ProcessIdentity
 
 if TYPE_CHECKING:
@@ -69,20 +71,30 @@ def _read(path: Path) -> dict[str, Handle]:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError as error:  # with another user's handles, nothing can be said of what runs
+        raise StateError(f"cannot read {path}: {error.strerror}", hint=f"ls -l {path}; run as its owner") from error
+    except OSError as error:
+        return _set_aside(path, error)
     try:
         document: Any = json.loads(raw)
         handles = document["handles"]
         if document["version"] != 1 or not all(isinstance(handle, dict) for handle in handles.values()):
             raise ValueError("not a handles file of this version")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        import logging
-
-        aside = path.with_name(path.name + ".corrupt")
-        path.replace(aside)
-        log = logging.getLogger(__name__)
-        log.warning("%s cannot be read (%s); set aside as %s, looking on the host instead", path, error, aside.name)
-        return {}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _set_aside(path, error)
     return {str(key): dict(handle) for key, handle in handles.items()}
+
+
+def _set_aside(path: Path, error: Exception) -> dict[str, Handle]:
+    """What cannot be read is kept for whoever wants to know, where that can be done; there are no handles then."""
+    import logging
+
+    aside = path.with_name(path.name + ".corrupt")
+    with suppress(OSError):
+        path.replace(aside)
+    log = logging.getLogger(__name__)
+    log.warning("%s cannot be read (%s); set aside as %s, looking on the host instead", path, error, aside.name)
+    return {}
 
 
 def vmm_process(processes: ProcessesView, record: VmRecord, handles: dict[str, Handle]) -> ProcessIdentity | None:

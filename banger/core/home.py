@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+RECORD = "record.json"
+"""In a VM's directory: what the store says of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -42,11 +45,21 @@ class Home:
         """Answers about this host that are worth remembering, such as whether KVM boots."""
         return self.root / "cache"
 
+    @property
+    def vms(self) -> Path:
+        """The directories of all VMs, each named after its VM's id."""
+        return self.root / "vms"
+
+    @property
+    def images(self) -> Path:
+        """The directories of all images, each named after its digest."""
+        return self.root / "images"
+
     def vm_directory(self, vm_id: str) -> Path:
-        return self.root / "vms" / vm_id
+        return self.vms / vm_id
 
     def image_directory(self, digest: str) -> Path:
-        return self.root / "images" / digest
+        return self.images / digest
 
     def lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"

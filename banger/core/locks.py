@@ -5,10 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from banger.errors import Busy, StateError
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, and what is missing above it, for us alone (0700) whatever the umask. Raises OSError."""
+    for missing in reversed([each for each in (directory, *directory.parents) if not each.is_dir()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager
@@ -19,15 +25,16 @@ def locked(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None
     `wait` is False and another process holds it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         descriptor = _acquire(path, wait)
     except OSError as error:
         raise StateError(
             f"cannot take the lock {path}: {error.strerror}", hint="choose another $BANGER_HOME, or mend that directory"
         ) from error
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} {purpose}\n".encode(), 0)
+        with suppress(OSError):  # a full disk spoils the message for others, not the lock: room is made by removing
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"pid {os.getpid()} {purpose}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

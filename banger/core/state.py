@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,13 +19,20 @@ from tinydb import TinyDB, where
 from tinydb.storages import MemoryStorage
 from tinydb.table import Table
 
-from banger.core.locks import locked
+from banger.core.home import RECORD
+from banger.core.locks import locked, make_private
+from banger.core.shape import shaped
 from banger.errors import StateError
-from banger.identity import Nic, SshEndpoint
+from banger.identity import Nic
 
 SCHEMA = 1
 
 VmState = Literal["stopped", "running"]
+_CURE = "banger recover says what of it can be found again, and with --write does it"
+
+
+class SpoiltState(StateError):
+    """The store is gone, or cannot be understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,49 +85,50 @@ class VmRecord:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> VmRecord:
-        """Raises TypeError or KeyError when the document is not one of ours."""
-        nic = document["nic"]
-        return cls(
-            **{
-                **document,
-                "nic": Nic(**{**nic, "ssh": SshEndpoint(**nic["ssh"])}),
-                "runtime": VmRuntime(**document["runtime"]),
-                "authorized_keys": tuple(document["authorized_keys"]),
-                "tags": tuple(document["tags"]),
-            }
-        )
+        """Raises ValueError when the document is not one of ours."""
+        return shaped(cls, document)
 
 
 class Records:
     """The records inside one transaction or snapshot."""
 
-    def __init__(self, database: TinyDB) -> None:
+    def __init__(self, database: TinyDB, unreadable: Callable[[Exception], StateError]) -> None:
         self._vms: Table = database.table("vms")
         self._images: Table = database.table("images")
+        self._unreadable = unreadable
 
     def vms(self) -> list[VmRecord]:
         """Sorted by name."""
-        return sorted((VmRecord.from_document(dict(row)) for row in self._vms.all()), key=lambda record: record.name)
+        return sorted((self._record(row) for row in self._vms.all()), key=lambda record: record.name)
 
     def by_name(self) -> dict[str, VmRecord]:
         return {record.name: record for record in self.vms()}
 
     def vm(self, name: str) -> VmRecord | None:
         row = self._vms.get(where("name") == name)
-        return VmRecord.from_document(dict(row)) if isinstance(row, dict) else None
+        return self._record(row) if isinstance(row, dict) else None
 
     def put(self, record: VmRecord) -> None:
         self._vms.upsert(asdict(record), where("id") == record.id)
 
     def images(self) -> dict[str, str]:
         """The digest that each image's name stood for when a playbook was last applied."""
-        return {row["name"]: row["digest"] for row in self._images.all()}
+        try:
+            return {row["name"]: row["digest"] for row in self._images.all()}
+        except KeyError as error:
+            raise self._unreadable(error) from error
 
     def put_image(self, name: str, digest: str) -> None:
         self._images.upsert({"name": name, "digest": digest}, where("name") == name)
 
-    def remove(self, vm_id: str) -> None:
-        self._vms.remove(where("id") == vm_id)
+    def remove(self, *vm_ids: str) -> None:
+        self._vms.remove(where("id").test(set(vm_ids).__contains__))
+
+    def _record(self, row: dict[str, Any]) -> VmRecord:
+        try:
+            return VmRecord.from_document(row)
+        except ValueError as error:
+            raise self._unreadable(error) from error
 
 
 class Store:
@@ -137,15 +145,55 @@ class Store:
             before = self._load()
             was = _text(before)  # TinyDB changes the very dictionaries it is given
             database = _database(before)
-            yield Records(database)
+            yield Records(database, self._unreadable)
             text = _text(_document(database))
             if text != was:
                 self._keep_previous()
                 write_atomically(self._path, text.encode())
 
+    def sweep(self) -> None:
+        """Take away what a command that was killed while it wrote has left."""
+        debris = [path for path in map(temporary_of, (self._path, self._previous)) if path.exists()]
+        if debris:
+            with locked(self._lock, purpose="writing state"):
+                for path in debris:
+                    path.unlink(missing_ok=True)
+
     def snapshot(self) -> Records:
         """What is recorded now; changes made to it are lost."""
-        return Records(_database(self._load()))
+        return Records(_database(self._load()), self._unreadable)
+
+    @contextmanager
+    def anew(self) -> Iterator[Records]:
+        """A transaction that also a spoilt store does not stop: that is set aside, and there are no records."""
+        with locked(self._lock, purpose="writing state"):
+            try:
+                before = self._load()
+                _check(Records(_database(before), self._unreadable))
+                spoilt = False
+            except SpoiltState:
+                before, spoilt = {"schema": SCHEMA}, True
+            was = _text(before)
+            database = _database(before)
+            yield Records(database, self._unreadable)
+            text = _text(_document(database))
+            if spoilt:
+                with suppress(FileNotFoundError):
+                    self._path.replace(self._path.with_name(self._path.name + ".spoilt"))
+            elif text != was:
+                self._keep_previous()
+            if spoilt or text != was:
+                write_atomically(self._path, text.encode())
+
+    def previous(self) -> Records:
+        """What was recorded before the last change; nothing when that cannot be told."""
+        earlier = Store(self._previous, self._lock)
+        try:
+            records = earlier.snapshot()
+            _check(records)
+        except StateError:
+            return Records(_database({}), self._unreadable)
+        return records
 
     @property
     def _previous(self) -> Path:
@@ -153,32 +201,53 @@ class Store:
 
     def _keep_previous(self) -> None:
         """The file as it was before this change, under another name; a link, so it costs no copy."""
-        link = self._previous.with_name(f".{self._previous.name}.tmp")
+        link = temporary_of(self._previous)
         with suppress(OSError):  # there is none yet, or no links on this file system: a comfort, no more
             link.unlink(missing_ok=True)
             link.hardlink_to(self._path)
-            link.replace(self._previous)
+            try:
+                link.replace(self._previous)
+            except OSError:
+                link.unlink()
 
     def _load(self) -> dict[str, Any]:
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:
+            # A state file is replaced, never removed: without it VMs would be forgotten.
+            if self._previous.is_file() or any(self._path.parent.glob(f"vms/*/{RECORD}")):
+                raise SpoiltState(f"{self._path} is gone; nothing was changed", hint=_CURE) from None
             return {"schema": SCHEMA}
         except OSError as error:
-            raise StateError(f"cannot read {self._path}: {error.strerror}") from error
+            raise StateError(
+                f"cannot read {self._path}: {error.strerror}; nothing was changed", hint=f"ls -ld {self._path}"
+            ) from error
         try:
             document = json.loads(raw)
             version = document["schema"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise StateError(
-                f"{self._path} is not a state file of ours ({error}); nothing was changed",
-                hint=f"go back to the one before it: cp {self._previous} {self._path}",
-            ) from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise self._unreadable(error) from error
         if version != SCHEMA:
             raise StateError(
                 f"{self._path} has schema {version}; this banger knows {SCHEMA}", hint="use the version that wrote it"
             )
+        if not all(_is_table(table) for name, table in document.items() if name != "schema"):
+            raise self._unreadable(ValueError("a table in it is none"))
         return dict(document)
+
+    def _unreadable(self, error: Exception) -> SpoiltState:
+        return SpoiltState(f"{self._path} is not a state file of ours ({error}); nothing was changed", hint=_CURE)
+
+
+def _check(records: Records) -> None:
+    """Raises SpoiltState when something in there cannot be read."""
+    records.vms()
+    records.images()
+
+
+def _is_table(table: object) -> bool:
+    """Rows by number, as TinyDB has them; JSON makes the numbers text."""
+    return isinstance(table, dict) and all(key.isdecimal() and isinstance(row, dict) for key, row in table.items())
 
 
 def _database(document: dict[str, Any]) -> TinyDB:
@@ -208,7 +277,8 @@ def _document(database: TinyDB) -> dict[str, Any]:
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace `path` (mode 0600) whole or not at all: temporary file, fsync, rename, directory fsync.
 
-    Raises StateError; the old content is then still there.
+    The caller holds the lock of what it is about: the temporary file has always the same name, so that what a kill
+    leaves of it is written over. Raises StateError; the old content is then still there.
     """
     try:
         _replace(path, content, durable)
@@ -219,21 +289,24 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         ) from error
 
 
-def _replace(path: Path, content: bytes, durable: bool) -> None:
-    import tempfile  # reading state, the more frequent thing, needs none of it
+def temporary_of(path: Path) -> Path:
+    """What is written before it gets the name `path`."""
+    return path.with_name(f".{path.name}.tmp")
 
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+
+def _replace(path: Path, content: bytes, durable: bool) -> None:
+    make_private(path.parent)
+    temporary = temporary_of(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

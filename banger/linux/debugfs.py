@@ -16,6 +16,7 @@ from pathlib import Path
 
 from banger.errors import DiskError
 from banger.host import Inode, NodeType
+from banger.linux import blockdevice
 from banger.linux.run import run, tail
 
 _LINE_BYTES = 4000
@@ -240,7 +241,13 @@ def _entries(said: bytes, disk: Path, directory: int) -> list[Entry]:
 
 
 def dump(disk: Path, files: Sequence[tuple[int, Path, int]]) -> None:
-    """Copy files out: inode number, host path, the size it must have then. Raises DiskError."""
+    """Copy files out: inode number, host path, the size it must have then. Raises DiskError.
+
+    debugfs writes holes out as zeros, and an inode may claim any size: so no more is copied than the disk can hold.
+    """
+    total_bytes, room_bytes = sum(size_bytes for _, _, size_bytes in files), blockdevice.size_bytes(disk)
+    if total_bytes > room_bytes:
+        raise DiskError(f"files in {disk} claim {total_bytes} bytes, and it has {room_bytes}", hint=f"e2fsck -f {disk}")
     said = look(disk, [f"dump <{number}> {quote(str(path))}" for number, path, _ in files])
     for (number, path, size_bytes), text in zip(files, said, strict=True):
         if text.strip():

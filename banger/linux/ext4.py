@@ -7,6 +7,7 @@ one looks, and does what one program does by itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,10 +121,17 @@ def _failing(step: str, disk: Path) -> Iterator[None]:
     try:
         yield
     except CommandError as error:
-        raise DiskError(f"cannot {step} {disk}: {error}") from error
+        raise DiskError(f"cannot {step} {disk}: {error}", hint=_cure(error, disk)) from error
+    except DiskError as error:
+        error.hint = error.hint or _cure(error, disk)
+        raise
     except OSError as error:
         about = f" ({error.filename})" if error.filename and str(error.filename) != str(disk) else ""
-        raise DiskError(f"cannot {step} {disk}: {error.strerror}{about}") from error
+        raise DiskError(f"cannot {step} {disk}: {error.strerror}{about}", hint=_cure(error, disk)) from error
+
+
+def _cure(error: Exception, disk: Path) -> str | None:
+    return f"make room: df -h {disk.parent}" if os.strerror(errno.ENOSPC) in str(error) else None
 
 
 def _located(view: DiskView, paths: Iterable[str]) -> dict[str, debugfs.Status | None]:

@@ -21,6 +21,7 @@ from banger.linux.ext4_view import DiskView
 from banger.linux.guest_paths import follow, parents
 from banger.linux.publish import publishing
 from banger.linux.run import run
+from banger.scalars import MOST_LEVELS
 
 _TIMEOUT_S = 3600.0
 _EXTENDED = "lazy_itable_init=0,lazy_journal_init=1,discard,root_owner=0:0"
@@ -47,7 +48,9 @@ def make(path: Path, size_bytes: int, nodes: Sequence[Node], *, label: str, uuid
         for node in sorted(nodes, key=lambda node: node.path):
             where = _inside(stage, node.path)
             for above in parents(node.path):
-                given.setdefault(above, _ROOT)
+                if given.setdefault(above, _ROOT).type != "directory":  # a symlink would lead out of the stage
+                    raise DiskError(f"{node.path} cannot be in an image: {above} is a {given[above].type} there")
+                _inside(stage, above).mkdir(exist_ok=True)
             _lay_out(node, where)
             mode = 0o777 if node.type == "symlink" else node.mode
             given[posixpath.normpath(node.path)] = _Attributes(node.type, mode, node.uid, node.gid)
@@ -62,7 +65,6 @@ def _inside(stage: Path, path: str) -> Path:
 
 
 def _lay_out(node: Node, where: Path) -> None:
-    where.parent.mkdir(parents=True, exist_ok=True)
     if node.type == "directory":
         where.mkdir(exist_ok=True)
     elif node.type == "symlink":
@@ -129,6 +131,7 @@ def _walk(source: Path, top: int) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     level = {top: ""}
     seen = {top}
+    depth = 0
     while level:
         next_level: dict[int, str] = {}
         for number, entries in debugfs.listings(source, list(level)).items():
@@ -136,6 +139,8 @@ def _walk(source: Path, top: int) -> dict[str, Entry]:
                 path = f"{level[number]}/{entry.name}"
                 if path == "/lost+found" and entry.inode.type == "directory":
                     continue  # the new file system has its own
+                if path in found:  # laid out, the one might lead the other out of the stage
+                    raise DiskError(f"{source} has two entries {path}", hint=f"e2fsck -f {source}")
                 found[path] = entry
                 if entry.inode.type == "directory":
                     if entry.number in seen:
@@ -143,6 +148,9 @@ def _walk(source: Path, top: int) -> dict[str, Entry]:
                     seen.add(entry.number)
                     next_level[entry.number] = path
         level = next_level
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise DiskError(f"{source} has directories nested more than {MOST_LEVELS} deep")
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from banger.errors import DiskError
 from banger.host import Node
-from banger.linux import debugfs
+from banger.linux import blockdevice, debugfs
 from banger.linux.debugfs import Status, attributes, quote
 from banger.linux.ext4_view import DiskView, is_whiteout
 from banger.linux.guest_paths import follow, parents
@@ -49,7 +49,9 @@ def patch(view: DiskView, writes: Sequence[GuestFile], removals: Sequence[str], 
     if not (plan.writes or plan.removals or plan.directories):
         return
     _check_room(view, plan)
-    with tempfile.TemporaryDirectory(prefix="banger-patch-") as staging:
+    # Beside the disk, where it is cleared away after a kill: what is written may be secret.
+    beside = None if blockdevice.is_device(view.disk) else view.disk.parent
+    with tempfile.TemporaryDirectory(prefix=".banger-stage-", dir=beside) as staging:
         sources = {}
         for index, (path, file) in enumerate(plan.writes.items()):
             sources[path] = Path(staging) / str(index)

@@ -22,6 +22,11 @@ _CURES = {
     errno.EACCES: "run as the user who owns it, or choose another directory with BANGER_HOME",
     errno.EPERM: "run as the user who owns it, or choose another directory with BANGER_HOME",
     errno.EXDEV: "keep the VMs and what they are made of on one file system",
+    errno.EISDIR: "a file belongs there: move that directory away",
+    errno.ENOTDIR: "a directory belongs there: move that file away",
+    errno.ENOTEMPTY: "move what is in it away",
+    errno.ENOENT: "if a symbolic link is in the way, or what it leads to is gone, remove the link",
+    errno.ELOOP: "a symbolic link leads to itself: remove it",
     errno.EROFS: "choose a directory on a writable file system with BANGER_HOME",
 }
 _MOUNT_OPTIONS = {"nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC}

@@ -107,7 +107,7 @@ def building_directory(directory: Path) -> Iterator[Path]:
 
     What builders that have died left behind is cleared away first; the caller holds the image's lock.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for stale in directory.parent.glob(f"{directory.name}{_BUILDING}*"):
         shutil.rmtree(stale, ignore_errors=True)
     building = directory.with_name(f"{directory.name}{_BUILDING}{os.getpid()}")

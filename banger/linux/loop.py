@@ -59,6 +59,11 @@ class LinuxLoops:
         found = [_device(directory) for directory in directories if _names(directory, wanted)]
         return [device for device in found if device is not None and _confirms(device, wanted)]
 
+    def devices(self) -> list[LoopDevice]:
+        """All that are attached, as sysfs tells."""
+        found = [device for directory in _directories() if (device := _device(directory))]
+        return sorted(found, key=lambda device: int(device.number.partition(":")[2]))
+
     @contextlib.contextmanager
     def attached(
         self, backing: Path, *, read_only: bool = False, share: bool = False, direct: bool = False

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+import re
 import select
 import signal
 import threading
@@ -22,6 +24,7 @@ from banger.identity import ProcessIdentity
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
 _SCAN_S = 0.05
+_SOCKET = re.compile(rb"(?:path=|unix:)(/[^,]*)")
 
 
 class LinuxProcesses:
@@ -55,6 +58,21 @@ class LinuxProcesses:
                 self._command_lines = {pid: _command_line(pid) for pid in _all_pids()}
                 self._scanned_until = time.monotonic() + _SCAN_S
             return [pid for pid, line in self._command_lines.items() if wanted in line]
+
+    def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
+        """Who `owns` a socket below this directory, by socket; of several, the one that started first."""
+        found: dict[Path, ProcessIdentity] = {}
+        prefix = os.fsencode(directory) + b"/"
+        for pid in self._mentioning(prefix):
+            start_time = _start_time(pid)
+            if pid == os.getpid() or start_time is None or not _is_in_our_pid_namespace(pid):
+                continue
+            process, arguments = ProcessIdentity(pid, start_time), _arguments(pid)
+            for socket in sockets_of(arguments):
+                path = Path(os.fsdecode(socket))
+                if socket.startswith(prefix) and start_time <= found.get(path, process).start_time:
+                    found[path] = process
+        return found
 
     def refresh(self) -> None:
         """Who is looked for from now on is found, or not, by a scan that begins from now on."""
@@ -222,6 +240,21 @@ def owns(arguments: Sequence[bytes], socket: bytes) -> bool:
         if listed or (before == b"--api-sock" and argument == socket):
             return True
     return False
+
+
+def sockets_of(arguments: Sequence[bytes]) -> list[bytes]:
+    """The sockets that a command line is of a VMM of, as `owns` has it."""
+    named = [path for before, path in itertools.pairwise(arguments) if before == b"--api-sock"]
+    named += [path for argument in arguments for path in _SOCKET.findall(argument)]
+    return [path for path in named if owns(arguments, path)]
+
+
+def _is_in_our_pid_namespace(pid: int) -> bool:
+    """False also where we may not know, pid_namespaces(7)."""
+    try:
+        return (_PROC / str(pid) / "ns/pid").readlink() == (_PROC / "self/ns/pid").readlink()
+    except OSError:
+        return False
 
 
 def _arguments(pid: int) -> list[bytes]:

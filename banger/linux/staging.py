@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, cast
 
 from banger.errors import DiskError
+from banger.scalars import MOST_LEVELS
 
 __all__ = ["DROPPED", "LATEST_S", "Recorded", "StagedRoot", "read_archive", "staged_mode"]
 
@@ -144,6 +145,9 @@ class StagedRoot:
         elif member.issym():
             here.symlink_to(member.linkname)
         elif member.isreg():
+            free_bytes = shutil.disk_usage(self.directory).free
+            if member.size > free_bytes:  # a sparse one may claim any size, and is written out whole
+                raise DiskError(f"the archive's {member.name} has {member.size} bytes, and {free_bytes} are free")
             source = archive.extractfile(member)
             with here.open("xb") as destination:
                 if source is not None:
@@ -160,6 +164,8 @@ class StagedRoot:
     def _make_way(self, path: str, kind: int) -> str:
         """Where an entry goes: its parents made, what is in its place removed."""
         name = self.resolve(path)
+        if name.count("/") > MOST_LEVELS:
+            raise DiskError(f"/{name[:80]}… cannot be in the image: it lies more than {MOST_LEVELS} directories deep")
         parent = self.directory / name
         missing = []
         while not os.path.lexists(parent := parent.parent):

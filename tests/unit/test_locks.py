@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from threading import Event, Thread
@@ -28,6 +29,16 @@ def test_locked_again_after_its_end(tmp_path: Path) -> None:
 def test_locked_where_nothing_can_be_made_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="cannot take the lock"), locked(tmp_path / "file" / "a.lock"):
+        pass
+
+
+def test_locked_on_a_full_disk_is_held_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    path = tmp_path / "a.lock"
+    with locked(path), pytest.raises(Busy, match="another process"), locked(path, wait=False):
         pass
 
 

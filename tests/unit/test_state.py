@@ -96,9 +96,37 @@ def test_transaction_keeps_the_state_before_it(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(b"spoilt")
     with pytest.raises(StateError) as error:
         store(tmp_path).snapshot()
-    assert error.value.hint == f"go back to the one before it: cp {tmp_path}/state.json.bak {tmp_path}/state.json"
+    assert "banger recover" in str(error.value.hint)
     (tmp_path / "state.json").write_bytes((tmp_path / "state.json.bak").read_bytes())
     assert [each.name for each in store(tmp_path).snapshot().vms()] == ["web"]
+
+
+def test_state_that_is_gone_is_not_taken_for_none(tmp_path: Path) -> None:
+    for name in ("web", "db"):
+        with store(tmp_path).transaction() as records:
+            records.put(record(name))
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(StateError, match="is gone"), store(tmp_path).transaction():
+        pass
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_previous_state_that_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state.json.bak" / "x").mkdir(parents=True)
+    for name in ("web", "db"):
+        with store(tmp_path).transaction() as records:
+            records.put(record(name))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["locks", "state.json", "state.json.bak"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ['{"vms": []}', '{"vms": {"x": {}}}', '{"vms": {"1": 1}}', '{"vms": {"1": {}}}', '{"images": {"1": {}}}']
+)
+def test_snapshot_of_another_shape_is_a_state_error(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "state.json").write_text('{"schema": 1, ' + wrong[1:])
+    with pytest.raises(StateError, match="not a state file of ours"):
+        found = store(tmp_path).snapshot()
+        assert (found.vms(), found.images()) == ([], {})
 
 
 def _keys(value: object) -> set[str]:
