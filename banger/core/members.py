@@ -16,7 +16,7 @@ from banger.core import images, saved_guest, tasks
 from banger.core.assemble import assemble, problems_of_files, split_by_wish
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
-from banger.core.plan import Action, Plan, Verb, plan
+from banger.core.plan import Action, Allowance, Plan, Verb, plan
 from banger.core.playbook import ImageRequest, Playbook, VmRequest
 from banger.core.session import Session
 from banger.core.state import Records, VmRecord, VmRuntime
@@ -34,7 +34,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One VM of a run, with everything planning needs. `waiting`: what of the wish is not taken up, and until when.
+    """One VM of a run, with everything planning needs. `waiting`: what of the wish must first be allowed.
 
     `before` is its record before the run, and `vmm` the process that ran it then.
     """
@@ -45,7 +45,7 @@ class Member:
     image: Image
     config: GuestConfig
     resources: tuple[Resource, ...]
-    waiting: tuple[str, ...] = ()
+    waiting: tuple[tuple[str, Allowance], ...] = ()
     before: VmRecord | None = None
     vmm: ProcessIdentity | None = None
 
@@ -135,7 +135,7 @@ class Roster:
             restart=self.restart,
             recreate=self.recreate,
         )
-        waiting = [Action(Verb.PENDING, member.resources[0], {}, reason) for reason in member.waiting]
+        waiting = [Action.waiting(member.resources[0], why, needs, {}) for why, needs in member.waiting]
         return replace(made, actions=(*made.actions, *waiting))
 
     def contribute(
@@ -146,8 +146,7 @@ class Roster:
         modules: Mapping[str, GuestModule],
     ) -> list[Problem]:
         """Let the request's tasks fill the builder."""
-        base = self.playbook.directory
-        return tasks.contribute(config, request.tasks, facts, request.variables, modules, base)
+        return tasks.contribute(config, request.tasks, facts, request.variables, modules)
 
     # --- one VM
 
@@ -182,7 +181,7 @@ class Roster:
         session = self.session
         image, waiting = self._image(self.image_plans[request.image], record)
         if old and record.nic == old.nic and old.nic.network != request.network:
-            waiting += (f"network {old.nic.network} -> {request.network}: needs --restart",)
+            waiting += ((f"network {old.nic.network} -> {request.network}", "restart"),)
         record = replace(record, image_digest=image.digest)
         vm = replace(session.vm(record, running=request.state == "running"), place=request.place)
         config = GuestConfig()
@@ -213,7 +212,7 @@ class Roster:
     def _vmm(self, record: VmRecord) -> ProcessIdentity | None:
         return vmm_process(self.session.view.processes, record, self.session.handles.of(record.directory))
 
-    def _image(self, wanted: ImagePlan, record: VmRecord) -> tuple[Image, tuple[str, ...]]:
+    def _image(self, wanted: ImagePlan, record: VmRecord) -> tuple[Image, tuple[tuple[str, Allowance], ...]]:
         """The image to use. A VM stays on the one its root disk was made for until it may be made anew.
 
         The disk's own note says which that is: a record could be ahead of the disk, after a crash.
@@ -224,7 +223,7 @@ class Roster:
             directory = self.session.home.image_directory(made_for)
             if view.files.status(directory / FACTS):
                 image = Image(wanted.name, made_for, directory, images.read_facts(view, directory))
-                return image, (f"image {wanted.name} has changed: needs --recreate",)
+                return image, ((f"image {wanted.name} has changed", "recreate"),)
         built = view.files.status(wanted.directory / FACTS) is not None
         facts = images.read_facts(view, wanted.directory) if built else images.UNBUILT
         return Image(wanted.name, wanted.digest, wanted.directory, facts), ()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
+from typing import Literal
 
 from banger.errors import PluginError
 from banger.host import HostView
@@ -23,14 +24,26 @@ class Verb(Enum):
     BLOCKED = "blocked"  # it should be made, and cannot be before something pending is mended
 
 
+Allowance = Literal["restart", "recreate"]
+"""What is only done when the user allows it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One line of a plan. `handle` is what was observed, for what is there; `reason` says why in the user's words."""
+    """One line of a plan. `handle` is what was observed, for what is there; `reason` says why in the user's words.
+
+    `needs`: what it waits to be allowed.
+    """
 
     verb: Verb
     resource: Resource
     handle: Handle
     reason: str = ""
+    needs: Allowance | None = None
+
+    @classmethod
+    def waiting(cls, resource: Resource, why: str, needs: Allowance, handle: Handle) -> Action:
+        return cls(Verb.PENDING, resource, handle, f"{why}: needs --{needs}", needs)
 
     @property
     def changes(self) -> bool:
@@ -148,9 +161,13 @@ def _strays(
     former: Sequence[Resource], host: HostView, recorded: Mapping[str, Handle], *, in_use: bool
 ) -> list[Action]:
     """What of this is still there goes, or waits for what runs on it to go."""
-    verb, why = (Verb.PENDING, "no longer wanted: needs --restart") if in_use else (Verb.REMOVE, "no longer wanted")
+    why = "no longer wanted"
     seen = [(each, each.observe(host, recorded.get(each.key))) for each in former]
-    return [Action(verb, each, there.handle, why) for each, there in seen if not isinstance(there, Absent)]
+    return [
+        Action.waiting(each, why, "restart", there.handle) if in_use else Action(Verb.REMOVE, each, there.handle, why)
+        for each, there in seen
+        if not isinstance(there, Absent)
+    ]
 
 
 def _beneath(resource: Resource, unwanted: Mapping[str, Resource]) -> list[Resource]:
@@ -168,7 +185,7 @@ def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence
     match seen[resource.key]:
         case Absent():
             if in_use:
-                return Action(Verb.PENDING, resource, {}, f"is missing under {in_use[0]}: needs --restart")
+                return Action.waiting(resource, f"is missing under {in_use[0]}", "restart", {})
             return Action(Verb.CREATE, resource, {})
         case Present(handle, verified):
             about_to_be_used = bool(users) and not in_use
@@ -180,9 +197,9 @@ def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence
             if not in_place and resource.keeps:
                 return Action(Verb.PENDING, resource, handle, f"{why}: holds data, so it is never made anew")
             if not in_place and resource.lifetime is Lifetime.DISK:
-                return Action(Verb.PENDING, resource, handle, f"{why}: needs --recreate")
+                return Action.waiting(resource, why, "recreate", handle)
             if (in_use and not live) or not in_place:
-                return Action(Verb.PENDING, resource, handle, f"{why}: needs --restart")
+                return Action.waiting(resource, why, "restart", handle)
             return Action(Verb.UPDATE, resource, handle, why)
 
 

@@ -3,7 +3,8 @@
 An event is a flat JSON object with `type`:
 
 - `version`  first; `events` is the version of this format
-- `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`, perhaps `by_hand` (a dry run), `diff`
+- `plan`     `subject`, `actions`: a list of `verb`, `resource`, `reason`, perhaps `needs` (what it waits for),
+             `by_hand` (a dry run), `diff`
 - `room`     `disks_bytes` by which disks can grow and `free_bytes` for them, `guests_bytes` of memory that what starts
              may take and `available_bytes`, `warnings` (a dry run)
 - `stage`    `subject`, `stage`, `detail`: what is being done right now
@@ -11,7 +12,7 @@ An event is a flat JSON object with `type`:
 - `failed`   `subject`, `message`, `hint`
 - `ended`    `subject`: nothing more is done about it in this run
 - `note`     `subject`, `message`
-- `recap`    `subject`, `ok`, `changed`, `failed`, `pending`
+- `recap`    `subject`, `ok`, `changed`, `failed`, `pending`, `skipped`
 - `problem`  `file`, `line`, `column`, `message`, `hint`: why nothing was done
 - `summary`  last: how many `subjects`, and how many of them `changed`, `unchanged`, `failed`, `pending`; `seconds`,
              `exit_code`

@@ -38,6 +38,8 @@ class Session:
             for action in todo.actions
         ]
         for told, action in zip(actions, todo.actions, strict=True):
+            if action.needs:
+                told["needs"] = action.needs
             if dry and action.verb is Verb.CREATE and (commands := list(action.resource.by_hand(self.view))):
                 told["by_hand"] = commands
             differs = diff and action.verb not in (Verb.KEEP, Verb.REMOVE)
@@ -52,16 +54,20 @@ class Session:
             for name in sorted(set(names)):
                 stack.enter_context(locked(self.home.lock(f"vm-{name}"), wait=False, purpose=purpose))
             self.view.processes.refresh()  # what whoever held them has started is to be found
+            self.store.sweep()
             yield
 
-    def vm(self, record: VmRecord, *, running: bool = True) -> Vm:
-        """The VM a record stands for, with what its keys are now."""
-        ours = access.public_ssh_key(self.view, self.home)
+    def vm(self, record: VmRecord, *, running: bool = True, keys: bool = True) -> Vm:
+        """The VM a record stands for, with what its keys are now.
+
+        Without `keys`: to look after what it consists of, for which keys that are spoilt do not matter.
+        """
+        ours = access.public_ssh_key(self.view, self.home) if keys else ""
         return assemble.vm_of(
             record,
             self.plugins,
             running=running,
-            host_key=access.host_key(self.view, record.directory),
+            host_key=access.host_key(self.view, record.directory) if keys else access.UNMADE,
             authorized_keys=tuple(key for key in (ours, *record.authorized_keys) if key),
         )
 
