@@ -224,6 +224,9 @@ class LoopsView(Protocol):
     def of(self, backing: Path, *, number: str = "") -> list[LoopDevice]:
         """Those that this very file is attached to; with `number`, only that device is looked at."""
 
+    def devices(self) -> list[LoopDevice]:
+        """All that are attached, by number; `backing` of a file that was removed since ends in ` (deleted)`."""
+
 
 class Loops(LoopsView, Protocol):
     """Files as block devices. Raises HostError where there are none to be had."""
@@ -425,6 +428,12 @@ class ProcessesView(Protocol):
 
         `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
         wins. Only when the hint fails are all command lines read.
+        """
+
+    def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
+        """The live VMMs whose command lines say that they listen on a socket below this directory, by socket.
+
+        Only of our own PID namespace: in another one, a container say, the same path is another place.
         """
 
     def refresh(self) -> None:

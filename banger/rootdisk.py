@@ -73,8 +73,10 @@ class RootDiskFile(Resource):
             return Absent()
         made_for = note_of(host, self.path)[:2]
         if made_for != self.note:
-            what = "another image" if made_for[:1] == self.note[:1] else "another storage"
-            return Drifted({}, (f"made for {what}",), in_place=False, usable=False)
+            what = "made for another image" if made_for[:1] == self.note[:1] else "made for another storage"
+            if len(made_for) < 2:
+                what = f"{self.image_note} does not say what it was made for"
+            return Drifted({}, (what,), in_place=False, usable=False)
         return self.observe_size(host) or Present()
 
     def observe_size(self, host: HostView) -> Drifted | None:

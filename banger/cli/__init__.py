@@ -16,9 +16,13 @@ COMMANDS = {
     "destroy": ("banger.cli.destroy:destroy", "Remove the VMs a playbook names, and all they left on this host."),
     "doctor": ("banger.cli.doctor:doctor", "Whether this host has what each plugin needs, and how to mend it."),
     "plan": ("banger.cli.plan:plan", "Say what an apply would do; keep that, to do exactly that later."),
+    "export": ("banger.cli.export:export", "What there is on this host, as a playbook."),
+    "explain": ("banger.cli.explain:explain", "Why a value or a guest file is as it is: who said so, and where."),
+    "gc": ("banger.cli.gc:gc", "What on this host belongs to nothing any more; and its removal."),
     "graph": ("banger.cli.graph:graph", "What a playbook asks for as a graph, in Mermaid or SVG."),
     "inventory": ("banger.cli.inventory:inventory", "The running VMs as an inventory for Ansible."),
     "plugins": ("banger.cli.plugins:plugins", "The plugins that are installed."),
+    "recover": ("banger.cli.recover:recover", "Find VMs again that the store has lost."),
     "schema": ("banger.cli.schema:schema", "Playbooks as a JSON Schema, for editors."),
     "validate": (
         "banger.cli.validate:validate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 
@@ -20,6 +21,7 @@ def open_session(report: Report) -> Session:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # rolls back, as Ctrl-C does
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a lock for each VM is an open file
+    os.umask(os.umask(0o077) | 0o022)  # what others could write, they could make theirs
     home = Home.from_environment()
     plugins = load_plugins()
     host = LinuxHost(home.cache, lambda name: shared_lock(home.lock(name)))

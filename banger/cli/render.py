@@ -128,7 +128,7 @@ def lines_of(event: Event) -> list[str]:
             hint = [f"    {event['hint']}"] if event.get("hint") else []
             return [f"{subject}: FAILED: {event['message']}", *hint]
         case "recap":
-            counts = "  ".join(f"{name}={event[name]}" for name in ("ok", "changed", "failed", "pending"))
+            counts = "  ".join(f"{name}={event[name]}" for name in ("ok", "changed", "failed", "pending", "skipped"))
             return [f"{subject:<28} {counts}"]
         case "summary" if event["subjects"] > 1:
             counts = ", ".join(f"{event[name]} {name}" for name in ("changed", "unchanged", "failed", "pending"))

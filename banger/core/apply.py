@@ -47,11 +47,13 @@ class Outcome:
     changed: int = 0
     pending: int = 0
     error: BaseException | None = None
+    skipped: int = 0
+    """Tasks that were not for it."""
 
     @property
     def recap(self) -> dict[str, object]:
         counts = {"ok": self.ok, "changed": self.changed, "failed": int(self.error is not None)}
-        return {"type": "recap", "subject": self.subject, **counts, "pending": self.pending}
+        return {"type": "recap", "subject": self.subject, **counts, "pending": self.pending, "skipped": self.skipped}
 
 
 def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelled: Flag) -> Outcome:

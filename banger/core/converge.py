@@ -14,11 +14,11 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from banger.core import access, images, recipe, saved_guest, tasks
+from banger.core import access, by_hand, images, recipe, saved_guest, saved_record, tasks
 from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
-from banger.core.destroy import destroy_vm, resources_of
+from banger.core.destroy import resources_of, take_away, write_off
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard, locked
@@ -34,6 +34,7 @@ from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
 from banger.errors import BangerError, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
+from banger.imagedirectory import FACTS
 from banger.types import Mount
 
 
@@ -80,19 +81,27 @@ def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
-        if known := [name for name in names if name in session.store.snapshot().by_name()]:
-            options.confirm(known)
+        known = session.store.snapshot().by_name()
+        if losing := [name for name in names if name in known]:
+            options.confirm(losing)
         return _destroy(session, names, options.forks, Flag())
 
 
 def _destroy(session: Session, names: Sequence[str], forks: int, cancelled: Flag) -> list[Outcome]:
     known = session.store.snapshot().by_name()
 
+    def nothing(name: str) -> Outcome:
+        discard(session.home.lock(f"vm-{name}"))  # perhaps of a command that was killed before it had recorded anything
+        return Outcome(f"vm/{name}", ok=1)
+
     def task(name: str) -> Callable[[Flag], Outcome]:
         record = known.get(name)
-        return lambda cancelled: destroy_vm(session, record) if record else Outcome(f"vm/{name}", ok=1)
+        return lambda cancelled: take_away(session, record) if record else nothing(name)
 
-    return in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report, cancelled)
+    outcomes = in_parallel({f"vm/{name}": task(name) for name in names}, forks, session.report, cancelled)
+    ended = zip(names, outcomes, strict=True)
+    write_off(session, [(known[name], outcome) for name, outcome in ended if name in known])
+    return outcomes
 
 
 class Run:
@@ -123,7 +132,7 @@ class Run:
         room = self._room()
         if self._options.check:
             self._session.report(room.event)
-            return [self._told(todo) for todo, _ in self._plans(image_plans)]
+            return [self._told(todo, member) for todo, member in self._plans(image_plans)]
         for warning in room.warnings:
             self._session.report({"type": "note", "subject": "", "message": warning})
         if self._options.kept:
@@ -208,7 +217,7 @@ class Run:
             self._roster.ids,
             {todo.subject: fingerprint(todo, member) for todo, member in plans},
         )
-        return [self._told(todo) for todo, _ in plans], kept
+        return [self._told(todo, member) for todo, member in plans], kept
 
     def _plans(self, image_plans: Mapping[str, ImagePlan]) -> list[tuple[Plan, Member | None]]:
         """What is to be done about everything, in order."""
@@ -288,8 +297,11 @@ class Run:
             for record in allocated.values():
                 if record.name not in known:  # what changes of the others is not decided yet
                     records.put(record)
+            former = records.images()
             for name, image in self._roster.image_plans.items():
                 records.put_image(name, image.digest)
+            names = records.images()
+        self._keep_names(former, names)
         for record in allocated.values():
             access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
@@ -304,6 +316,15 @@ class Run:
         if problems:  # they would have been found in the drafts, so only a changed host can lead here
             raise PlaybookError(problems)
         return members
+
+    def _keep_names(self, former: Mapping[str, str], names: Mapping[str, str]) -> None:
+        """Beside each image of this run what it is called, and beside those that have lost a name to one."""
+        view, home = self._session.view, self._session.home
+        here = [digest for name in self._roster.image_plans for digest in (names[name], former.get(name, ""))]
+        for directory in (home.image_directory(digest) for digest in dict.fromkeys(here) if digest):
+            if view.files.status(directory / FACTS):
+                called = {name for name, digest in names.items() if digest == directory.name}
+                saved_record.save_names(self._session.host, directory, called)
 
     def _converge(self, members: Sequence[Member]) -> list[Outcome]:
         session = self._session
@@ -321,13 +342,20 @@ class Run:
                 if isinstance(todo, BangerError):
                     raise todo
                 saved_guest.save(session.host, member.record.directory, member.config)
-                return carry_out(todo, session.host, journal, session.report, cancelled)
+                saved_record.save(session.host, member.record)
+                by_hand.save(session.host, member.vm.name, member.record.directory, member.resources)
+                outcome = carry_out(todo, session.host, journal, session.report, cancelled)
+                return replace(outcome, skipped=member.config.skipped)
 
             return run
 
         work = {f"vm/{member.vm.name}": task(member) for member in members}
         outcomes = in_parallel(work, self._options.forks, session.report, self._cancelled)
-        self._write([self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)])
+        settled = [self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)]
+        self._write(settled)
+        for member, record in zip(members, settled, strict=True):
+            if record.nic != member.record.nic:
+                saved_record.save(session.host, record)
         return outcomes
 
     def _planned(self, member: Member) -> Plan | BangerError:
@@ -357,10 +385,12 @@ class Run:
                 for record in different:
                     records.put(record)
 
-    def _told(self, todo: Plan) -> Outcome:
+    def _told(self, todo: Plan, member: Member | None = None) -> Outcome:
         self._session.announce(todo, dry=self._options.check, diff=self._options.diff)
         pending = len(todo.pending) + len(todo.blocked)
-        outcome = Outcome(todo.subject, len(todo.actions) - todo.changes - pending, todo.changes, pending)
+        kept = len(todo.actions) - todo.changes - pending
+        skipped = member.config.skipped if member else 0
+        outcome = Outcome(todo.subject, kept, todo.changes, pending, skipped=skipped)
         self._session.report(outcome.recap)
         return outcome
 

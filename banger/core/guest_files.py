@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from banger import diskfile
 from banger.errors import DiskError
 from banger.host import Host, HostView, Inode, Node
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
@@ -54,6 +55,7 @@ class GuestFiles(Resource):
         if host.files.status(self.disk.path) is None:
             raise DiskError(f"start flow out of order: {self.disk.path} is not there")
         known = self._known(host)
+        diskfile.sweep(host, self.manifest.parent)
         host.ext4.recover(self.disk.path)
         disk = self.disk
         wanted = [self._moved(f) for f in self.files]
@@ -138,7 +140,7 @@ class GuestFiles(Resource):
         try:
             document = json.loads(host.files.read(self.manifest))
             return {"files": dict(document["files"]), "disk": document["disk"]}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None  # half of anything here only means: look at the disk again
 
     def _below_mount(self, path: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from banger.errors import BangerError, PluginError
 from banger.guestconfig import GuestConfig
 from banger.host import HostView, Node
 from banger.needs import Need
-from banger.resource import Handle, Resource
+from banger.resource import Handle, Leftover, Resource
 from banger.types import (
     Disk,
     GuestFile,
@@ -150,6 +150,14 @@ class Plugins:
     def teardown_handles(self, vm: Vm, handles: dict[str, Handle]) -> list[Resource]:
         answers = self._ask("teardown_handles", vm=vm, handles=handles)
         return [resource for name, answer in answers for resource in self._resources(name, answer)]
+
+    def find_leftovers(self, vms: Path, known: Collection[str], host: HostView) -> list[Leftover]:
+        answers = self._ask("find_leftovers", vms=vms, known=known, host=host)
+        found = [(name, leftover) for name, leftovers in answers for leftover in leftovers]
+        for name, leftover in found:
+            if not isinstance(leftover, Leftover):
+                raise PluginError(f"plugin {self._infos[name]} returned {leftover!r}, which is not a Leftover")
+        return [leftover for _, leftover in found]
 
     # --- where one plugin answers, by name
 

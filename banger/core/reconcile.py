@@ -47,7 +47,7 @@ def _settle(session: Session, record: VmRecord) -> None:
 def _demote(session: Session, record: VmRecord) -> None:
     subject = f"vm/{record.name}"
     session.report({"type": "note", "subject": subject, "message": "is not running any more; taking down what is left"})
-    vm = session.vm(record)
+    vm = session.vm(record, keys=False)
     handles = session.handles.of(record.directory)
     failures = tear_down(
         subject,

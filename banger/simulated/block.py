@@ -51,6 +51,15 @@ class SimulatedLoops:
         found = [loop.device for loop in self._attached.values() if loop.file is file]
         return [device for device in found if number in ("", device.number)]
 
+    def devices(self) -> list[LoopDevice]:
+        """A file that is not where it was attached from was removed since."""
+        return [
+            loop.device
+            if self._host.files.file(loop.device.backing) is loop.file
+            else replace(loop.device, backing=Path(f"{loop.device.backing} (deleted)"))
+            for _, loop in sorted(self._attached.items(), key=lambda item: int(item[0].partition(":")[2]))
+        ]
+
     @contextlib.contextmanager
     def attached(
         self, backing: Path, *, read_only: bool = False, share: bool = False, direct: bool = False

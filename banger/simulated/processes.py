@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from banger.errors import Busy, HostError, VmmError
 from banger.identity import ProcessIdentity, SshEndpoint
-from banger.linux.process import owns
+from banger.linux.process import owns, sockets_of
 
 if TYPE_CHECKING:
     from banger.testing import SimulatedHost
@@ -65,6 +65,11 @@ class SimulatedProcesses:
         wanted = socket.encode()
         found = [p.identity for p in self.all if p.alive and owns([each.encode() for each in p.argv], wanted)]
         return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
+
+    def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
+        live = [p for p in sorted(self.all, key=lambda p: p.identity.start_time, reverse=True) if p.alive]
+        found = {Path(path.decode()): p.identity for p in live for path in sockets_of([a.encode() for a in p.argv])}
+        return {path: process for path, process in found.items() if directory in path.parents}
 
     def refresh(self) -> None:
         """It always finds what there is now."""
@@ -258,4 +263,5 @@ class SimulatedTools:
     def make_ssh_key(self, path: Path, comment: str) -> None:
         with self._host.effect(f"tools.make_ssh_key {path}"):
             self._host.files.put(path.with_name(path.name + ".pub"), f"ssh-ed25519 AAAAsimulated {comment}\n".encode())
-            self._host.files.put(path, b"simulated private key\n")
+            words = (b"-----%s OPENSSH PRIVATE KEY-----\n" % word for word in (b"BEGIN", b"END"))
+            self._host.files.put(path, b"simulated\n".join(words))

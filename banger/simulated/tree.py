@@ -72,7 +72,8 @@ class Tree:
         for node in sorted(nodes, key=lambda node: node.path):
             path = posixpath.normpath(node.path)
             for above in parents(path):
-                self.entries.setdefault(above, _DIRECTORY)
+                if self.entries.setdefault(above, _DIRECTORY).type != "directory":
+                    raise DiskError(f"{path} cannot be in an image: {above} is a {self.entries[above].type} there")
             mode = 0o777 if node.type == "symlink" else node.mode
             target = node.target if node.type == "symlink" else None
             self.entries[path] = Entry(node.type, mode, node.uid, node.gid, node.content, target)

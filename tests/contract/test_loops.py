@@ -186,3 +186,11 @@ def test_detach_of_what_is_gone_is_success(host: Host, file: Path, tmp_path: Pat
     with host.loops.attached(tmp_path / "other") as another:
         host.loops.detach(device)
         assert host.loops.of(tmp_path / "other") == [another], "the number is another's by now"
+
+
+def test_devices_are_all_there_are_and_tell_of_files_that_are_gone(host: Host, file: Path) -> None:
+    with host.loops.attached(file) as device:
+        assert device in host.loops.devices()
+        host.files.remove(file)
+        (now,) = [each for each in host.loops.devices() if each.number == device.number]
+        assert str(now.backing) == f"{file} (deleted)"

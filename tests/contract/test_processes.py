@@ -76,3 +76,21 @@ def test_start_a_missing_program_is_a_host_error(host: Host, tmp_path: Path) -> 
 
 def test_start_makes_its_log(host: Host, started: ProcessIdentity, tmp_path: Path) -> None:
     assert host.files.status(tmp_path / "log") is not None
+
+
+def test_listening_below_a_directory_finds_each_by_its_socket(host: Host, tmp_path: Path) -> None:
+    sockets = [tmp_path / "vms" / name / "api.sock" for name in ("a", "b")]
+    words = [["--api-sock", str(sockets[0])], [f"socket,id=qmp,path={sockets[1]},server=on"], [f"{sockets[0]}.log"]]
+    argv = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+    for socket in sockets:
+        host.files.make_directory(socket.parent)
+    started = [host.processes.start([*argv, *each], log=tmp_path / "log", cwd=tmp_path) for each in words]
+    try:
+        assert host.processes.listening_below(tmp_path / "vms") == dict(zip(sockets, started, strict=False))
+        assert host.processes.listening_below(tmp_path / "vm") == {}
+        assert host.processes.listening_below(sockets[0].parent) == {sockets[0]: started[0]}
+    finally:
+        for process in started:
+            host.processes.kill(process)
+    host.processes.refresh()
+    assert host.processes.listening_below(tmp_path / "vms") == {}

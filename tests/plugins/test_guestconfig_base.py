@@ -97,3 +97,13 @@ def test_mount_module_adds_a_mount_over_the_plugins() -> None:
 def test_unmount_module_takes_a_mount_away() -> None:
     builder = run("unmount", target="/tmp")
     assert plugin.TMP not in builder.mounts and "/tmp" in builder.dropped_mounts
+
+
+def test_file_module_writes_bytes_from_base64_on_several_lines() -> None:
+    found = file_of(run("file", dest="/a", content="AP8B\n Ag==\n", encoding="base64"), "/a")
+    assert found.content == b"\0\xff\1\2"
+
+
+def test_directory_module_makes_it_with_mode_and_owner() -> None:
+    found = {node.path: node for node in run("directory", dest="/srv/data", mode=0o700, uid=1, gid=2).directories()}
+    assert (found["/srv/data"].mode, found["/srv/data"].uid, found["/srv/data"].gid) == (0o700, 1, 2)

@@ -25,7 +25,7 @@ from banger.host import Links, LinksView, NetworkState
 from banger.linux import netns
 from banger.linux.host import LinuxHost
 from banger.needs import Finding
-from banger.resource import Absent, Drifted, Present
+from banger.resource import Absent, Drifted, Leftover, Present
 from banger.types import HostKey, Network, Nic, Vm
 from tests.networks import (
     IPV4,
@@ -126,6 +126,63 @@ def test_port_is_as_wanted_and_goes_with_bridge_rules_and_namespace(host: LinuxH
     assert host.links.look(name) is None
     assert not (netns.NAMED / name).exists()
     remove(host, second)
+
+
+def test_tap_of_a_vm_that_is_not_known_is_a_leftover_of_its_own_home_alone(host: LinuxHost, name: str) -> None:
+    first, second = ports(host, 2, netns=name)
+    create(host, first, second)
+
+    def found(vms: str, *known: str) -> list[Leftover]:
+        return [each for each in plugin.find_leftovers(Path(vms), known, host) if name in each.what]
+
+    assert found("/vms", *IDS[:2]) == []
+    assert [(each.vm_id, each.resource, each.why) for each in found("/elsewhere/vms", IDS[0])] == [
+        (IDS[1], None, "another home's")
+    ]
+    (leftover,) = found("/vms", IDS[0])
+    assert leftover.resource is not None
+    leftover.resource.discard(host, None, lambda _: None)
+    assert found("/vms", IDS[0]) == []
+    assert isinstance(first.observe(host, None), Present)
+    host.links.remove(first.port.device, netns=name)
+    (leftover,) = found("/vms", *IDS[:2])
+    assert leftover.resource is not None and "has no tap" in leftover.what
+    leftover.resource.discard(host, None, lambda _: None)
+    assert host.links.look(name) is None
+
+
+def test_ports_are_taken_away_by_hand_the_last_one_with_all_else(host: LinuxHost, name: str) -> None:
+    first, second = ports(host, 2, netns=name, nat=True)
+    create(host, first, second)
+    assert by_hand(first)
+    assert first.observe(host, None) == Absent()
+    assert {second.port.device, BRIDGE} < set(look(host, name).links)
+    assert len(look(host, name).tables) == 3
+    second.update(host, {}, lambda _: None)
+    assert isinstance(second.observe(host, None), Present)
+    host.links.add_bridge("mine", "52:54:00:00:00:07", netns=name)
+    assert by_hand(second)
+    assert set(look(host, name).links) == {"lo", "mine"}, "what is somebody's keeps the namespace"
+    host.links.remove("mine", netns=name)
+    assert by_hand(second)
+    assert host.links.look(name) is None
+    assert by_hand(second), "what is gone is gone"
+
+
+def test_port_of_the_namespace_we_are_in_is_taken_away_by_hand(host: LinuxHost) -> None:
+    with inside_a_new_namespace():
+        before = look(host, "")
+        (only,) = ports(host, 1)
+        create(host, only)
+        assert by_hand(only)
+        assert look(host, "") == before
+
+
+def by_hand(port: TapPort) -> bool:
+    """Whether the lines of a script for the shell went well, and in silence."""
+    done = subprocess.run(["sh", "-uc", "\n".join(port.undo_by_hand())], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
+    return done.returncode == 0
 
 
 def test_ports_in_the_namespace_we_are_in_leave_it_as_it_was(host: LinuxHost) -> None:

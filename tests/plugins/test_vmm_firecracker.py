@@ -798,6 +798,18 @@ def test_real_guest_is_started_found_and_shut_down(real: Path, netns: str, jaile
 
 
 @jailed_or_free
+def test_real_guest_is_ended_by_hand(real: Path, netns: str, jailed: bool) -> None:
+    host, process = real_vm(real, DEAF, netns, jailed=jailed)
+    handle = process.create(host, {}, silently)
+    script = "\n".join(process.undo_by_hand())
+    done = subprocess.run(["sh", "-uc", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"kill -s TERM {handle['pid']}\n", "")
+    assert process.observe(host, handle) == Absent()
+    assert host.processes.console_ended(process.files.console_log, 5.0)
+    assert (left_in(process), mentioned(real)) == ([], [])
+
+
+@jailed_or_free
 def test_real_guest_that_is_deaf_is_killed_when_its_time_is_over(real: Path, netns: str, jailed: bool) -> None:
     host, process = real_vm(real, DEAF, netns, jailed=jailed)
     process = replace(process, shutdown_s=0.1)

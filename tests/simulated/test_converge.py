@@ -573,3 +573,16 @@ def test_loss_of_disks_is_confirmed_before_anything_is_done(world: World) -> Non
             act(path, confirm=refuse, **options)
         assert world.host.effects == []
     assert asked == [["db"], ["db"], ["web", "db"]]
+
+
+def test_tasks_that_were_not_for_a_vm_are_counted(world: World) -> None:
+    path = world.write(
+        "all", "running", ('content: "hello home\\n"}', "content: \"hello home\\n\"}\n      when: vm.name == 'db'")
+    )
+    for check in (True, False):
+        outcomes = world.apply(path, check=check)
+        assert {name: outcome.skipped for name, outcome in outcomes.items()} == {
+            "image/tiny": 0,
+            "vm/db": 0,
+            "vm/web": 1,
+        }

@@ -122,6 +122,28 @@ def test_builder_unmount_by_a_task_takes_back_a_plugins_mount() -> None:
     assert builder.dropped_mounts == ("/home", "/tmp")
 
 
+def test_builder_remembers_what_a_claim_overrode() -> None:
+    builder = GuestConfig()
+    builder.write_file("/etc/motd", "plugin", origin="one")
+    builder.add_mount(Mount("tmpfs", "/tmp", "tmpfs"), origin="one")
+    builder.add_authorized_key(KEY)
+    with builder.contributed_by("p.yml:1:1", overriding=True):
+        builder.write_file("/etc/motd", "first task")
+    with builder.contributed_by("p.yml:2:1", overriding=True):
+        builder.write_file("/etc/motd", "second task")
+        builder.drop_mount("/tmp")
+        builder.add_authorized_key(KEY)
+    claim, origins = builder.claims("files").get("/etc/motd"), []
+    while claim:
+        origins.append(claim.origin)
+        claim = claim.overrode
+    assert origins == ["p.yml:2:1", "p.yml:1:1", "one"]
+    dropped = builder.claims("dropped")["/tmp"]
+    assert (dropped.origin, dropped.overrode and dropped.overrode.origin) == ("p.yml:2:1", "one")
+    (key,) = builder.claims("authorized_keys").values()
+    assert (key.origin, key.by_task) == ("p.yml:2:1", True)
+
+
 def test_builder_kernel_arguments_keep_their_order_and_come_once() -> None:
     builder = GuestConfig()
     for text in ("b=1", "a", "b=1"):
@@ -145,3 +167,25 @@ def test_public_key_that_is_one_is_taken(key: str) -> None:
 def test_public_key_that_is_none_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=r"give"):
         parse_public_key(key)
+
+
+def test_builder_tells_what_tasks_asked_for() -> None:
+    builder = GuestConfig()
+    for overriding in (False, True):
+        with builder.contributed_by("someone", overriding=overriding):
+            builder.write_file(f"/{overriding}", "x")
+            builder.add_directory(f"/d{overriding}")
+            builder.drop_mount(f"/m{overriding}")
+            builder.add_kernel_argument(str(overriding))
+    part = builder.of_tasks()
+    assert [f.path for f in part.files()] == ["/True"]
+    assert [node.path for node in part.directories()] == ["/dTrue"]
+    assert (part.dropped_mounts, part.kernel_arguments) == (("/mTrue",), ("True",))
+
+
+def test_builder_directory_that_is_a_file_too_is_an_error() -> None:
+    builder = GuestConfig()
+    builder.write_file("/a", "x", origin="one")
+    builder.add_directory("/a", origin="two")
+    with pytest.raises(PluginError, match=r"/a \(two\).*\(one\)"):
+        builder.files()

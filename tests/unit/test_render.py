@@ -41,8 +41,8 @@ SUMMARY = {"type": "summary", "subjects": 3, "changed": 1, "unchanged": 2, "fail
             ["vm/web: FAILED: no room", "    make some"],
         ),
         (
-            {"type": "recap", "subject": "vm/web", "ok": 1, "changed": 2, "failed": 0, "pending": 0},
-            ["vm/web                       ok=1  changed=2  failed=0  pending=0"],
+            {"type": "recap", "subject": "vm/web", "ok": 1, "changed": 2, "failed": 0, "pending": 0, "skipped": 3},
+            ["vm/web                       ok=1  changed=2  failed=0  pending=0  skipped=3"],
         ),
         ({"type": "done", "subject": "vm/web", "verb": "create", "resource": "web/root/upper"}, []),
         ({"type": "version", "events": 1}, []),
@@ -137,7 +137,7 @@ with rendering(Output()) as report:
         report({"type": "stage", "subject": f"vm/web-{number}", "stage": "launch_vmm", "detail": "starting"})
     report({"type": "failed", "subject": "vm/web-1", "message": "no room"})
     report({"type": "ended", "subject": "vm/web-1"})
-    report({"type": "recap", "subject": "vm/web-0", "ok": 1, "changed": 2, "failed": 0, "pending": 0})
+    report({"type": "recap", "subject": "vm/web-0", "ok": 1, "changed": 2, "failed": 0, "pending": 0, "skipped": 0})
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from banger.core import variables, yaml_source
-from banger.core.variables import TemplateError, Unrendered
+from banger.core.variables import TemplateError, Unrendered, lines_of, names_in
 from banger.errors import Place, Problem, UsageError
 
 
@@ -168,3 +168,18 @@ def test_texts_without_templates_never_import_jinja2() -> None:
         "sys.exit('jinja2' in sys.modules or 'pydantic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_names_in_a_template_have_their_lines() -> None:
+    text = "{{ a }}\n{% set b = 1 %}{{ b }} {{ vm.name }}\n{% for c in d if a %}{{ c }}{% endfor %}"
+    assert names_in(text) == {"a": (1, 3), "vm.name": (2,), "d": (3,)}
+    assert names_in("a") == {}
+    assert set(names_in("vm.name == a", expression=True)) == {"vm.name", "a"}
+
+
+def test_lines_of_a_template_have_the_lines_they_come_from() -> None:
+    text = "one\n{% for x in many -%}\n  {{ x }}\n{% endfor %}\n{{ block }}\nend"
+    rendered = [("one", 1), ("p", 3), ("q", 3), ("", 4), ("1", 5), ("2", 5), ("end", 6)]
+    assert lines_of(text, "t", {"many": ["p", "q"], "block": "1\n2"}) == rendered
+    for looks_at_itself in ("{{ x | length }}", "{{ 1 // (4 - x | length) }}"):
+        assert lines_of(f"{{% set x %}}\n{{% endset %}}{looks_at_itself}", "t", {}) is None
