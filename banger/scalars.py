@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
@@ -73,18 +74,23 @@ class GuestPath(Written, str):
         """Check a guest path. Raises ValueError; never silently mends one."""
         if not isinstance(value, str) or not value.startswith("/"):
             raise ValueError("not an absolute path in the guest; it must begin with /")
-        if _CONTROL.search(value):
-            raise ValueError("a guest path cannot hold control characters")
-        parts = value.split("/")
-        if ".." in parts:
-            raise ValueError("a guest path cannot hold '..'")
-        if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
-            raise ValueError("a name in a guest path is longer than 255 bytes")
-        if len(value.encode("utf-8", "surrogateescape")) > 4095:
-            raise ValueError("a guest path cannot be longer than 4095 bytes")
-        if len(parts) > MOST_LEVELS:
-            raise ValueError(f"a guest path cannot lie more than {MOST_LEVELS} directories deep")
-        return cls("/" + posixpath.normpath(value).lstrip("/"))
+        return cls(_normal(value))
+
+
+@lru_cache(maxsize=4096)  # each VM of a run has the same ones
+def _normal(path: str) -> str:
+    if _CONTROL.search(path):
+        raise ValueError("a guest path cannot hold control characters")
+    parts = path.split("/")
+    if ".." in parts:
+        raise ValueError("a guest path cannot hold '..'")
+    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
+        raise ValueError("a name in a guest path is longer than 255 bytes")
+    if len(path.encode("utf-8", "surrogateescape")) > 4095:
+        raise ValueError("a guest path cannot be longer than 4095 bytes")
+    if len(parts) > MOST_LEVELS:
+        raise ValueError(f"a guest path cannot lie more than {MOST_LEVELS} directories deep")
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 class GuestFilePath(GuestPath):

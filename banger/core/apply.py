@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event as Flag
@@ -140,29 +140,39 @@ def _roll_back(
 
 
 def in_parallel(
-    work: Mapping[str, Callable[[Flag], Outcome]], forks: int, report: Report, cancelled: Flag | None = None
+    work: Mapping[str, Callable[[Flag], Outcome]],
+    forks: int,
+    report: Report,
+    cancelled: Flag | None = None,
+    idle: Collection[str] = (),
 ) -> list[Outcome]:
     """Run each subject's work, `forks` at a time; one that fails in any way leaves the others going. Order as given.
+
+    For those that are `idle`, with next to nothing to do, a thread would cost more than the work: they come first.
 
     An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`, and
     `cancelled` is set for whatever else the caller had in mind. A second one is raised at once, with threads still at
     work: the caller ends the process, and the next command repairs what that leaves.
     """
     cancelled = cancelled or Flag()
-    futures: list[Future[Outcome]] = []
+    done: dict[str, Outcome] = {}
+    futures: dict[str, Future[Outcome]] = {}
     pool = ThreadPoolExecutor(max_workers=max(1, forks))
     try:
+        for subject in idle:
+            done[subject] = _guarded(subject, work[subject], report, cancelled)
         for subject, task in work.items():
-            futures.append(pool.submit(_guarded, subject, task, report, cancelled))
-        wait(futures)
+            if subject not in done:
+                futures[subject] = pool.submit(_guarded, subject, task, report, cancelled)
+        wait(futures.values())
     except KeyboardInterrupt:
         cancelled.set()
         report({"type": "note", "subject": "", "message": "interrupted: rolling back what is half done"})
-        wait(futures)
+        wait(futures.values())
     finally:
         pool.shutdown(wait=False)
-    outcomes = [future.result() for future in futures]
-    outcomes += [Outcome(subject, error=Interrupted("interrupted")) for subject in list(work)[len(futures) :]]
+    done |= {subject: future.result() for subject, future in futures.items()}
+    outcomes = [done.get(subject) or Outcome(subject, error=Interrupted("interrupted")) for subject in work]
     for outcome in outcomes:
         report(outcome.recap)
     return outcomes

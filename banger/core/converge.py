@@ -294,9 +294,8 @@ class Run:
         with session.store.transaction() as records:
             known = records.by_name()
             allocated = self._roster.allocated(records)
-            for record in allocated.values():
-                if record.name not in known:  # what changes of the others is not decided yet
-                    records.put(record)
+            # What changes of the others is not decided yet.
+            records.put(*(record for record in allocated.values() if record.name not in known))
             former = records.images()
             for name, image in self._roster.image_plans.items():
                 records.put_image(name, image.digest)
@@ -350,7 +349,8 @@ class Run:
             return run
 
         work = {f"vm/{member.vm.name}": task(member) for member in members}
-        outcomes = in_parallel(work, self._options.forks, session.report, self._cancelled)
+        idle = [subject for subject, todo in plans.items() if not _changes(todo)]
+        outcomes = in_parallel(work, self._options.forks, session.report, self._cancelled, idle)
         settled = [self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)]
         self._write(settled)
         for member, record in zip(members, settled, strict=True):
@@ -382,8 +382,7 @@ class Run:
         last = {record.id: record for record in changed}
         if different := [record for record in last.values() if now.get(record.id) != record]:
             with self._session.store.transaction() as records:
-                for record in different:
-                    records.put(record)
+                records.put(*different)
 
     def _told(self, todo: Plan, member: Member | None = None) -> Outcome:
         self._session.announce(todo, dry=self._options.check, diff=self._options.diff)

@@ -12,6 +12,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -85,6 +86,7 @@ class Plugins:
     def __init__(self, manager: pluggy.PluginManager, infos: Iterable[PluginInfo]) -> None:
         self._manager = manager
         self._infos = {info.name: info for info in infos}
+        self._by_hook: dict[str, list[tuple[str, pluggy.HookImpl]]] = {}
 
     @classmethod
     def load(cls, blocked: frozenset[str] = frozenset(), *, third_party: bool = True) -> Plugins:
@@ -211,10 +213,12 @@ class Plugins:
 
     def _implementations(self, hook: str) -> list[tuple[str, pluggy.HookImpl]]:
         """By plugin: built-ins in their own order first, then the others by name."""
-        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
-        rank = {name: index for index, name in enumerate(BUILT_IN)}
-        found = [(str(impl.plugin_name), impl) for impl in caller.get_hookimpls()]
-        return sorted(found, key=lambda item: (rank.get(item[0], len(rank)), item[0]))
+        if hook not in self._by_hook:
+            caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+            rank = {name: index for index, name in enumerate(BUILT_IN)}
+            found = [(str(impl.plugin_name), impl) for impl in caller.get_hookimpls()]
+            self._by_hook[hook] = sorted(found, key=lambda item: (rank.get(item[0], len(rank)), item[0]))
+        return self._by_hook[hook]
 
     def _ask(self, hook: str, **question: object) -> list[tuple[str, Any]]:
         answers = []
@@ -283,6 +287,7 @@ def _given(module: object) -> Callable[[], object]:
     return lambda: module
 
 
+@cache
 def _own_version() -> str:
     try:
         return importlib.metadata.version("banger")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from banger.core.shape import shaped
+from banger.core.shape import json_of, shaped, unshaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
@@ -72,7 +72,7 @@ def _load(host: HostView, directory: Path) -> tuple[GuestConfig, bool]:
 
 def text(config: GuestConfig) -> bytes:
     """A configuration as it is kept; the same for what is the same."""
-    return json.dumps(document_of(config), indent=1).encode()
+    return json_of(document_of(config))
 
 
 def document_of(config: GuestConfig) -> dict[str, Any]:
@@ -80,16 +80,16 @@ def document_of(config: GuestConfig) -> dict[str, Any]:
     part = config.of_tasks()
     return {
         "version": _VERSION,
-        "files": [{**asdict(f), "content": base64.b64encode(f.content).decode()} for f in config.files()],
+        "files": [{**unshaped(f), "content": base64.b64encode(f.content).decode()} for f in config.files()],
         "directories": [[d.path, d.mode, d.uid, d.gid] for d in config.directories()],
-        "mounts": [asdict(mount) for mount in config.mounts],
+        "mounts": [unshaped(mount) for mount in config.mounts],
         "dropped_mounts": config.dropped_mounts,
         "kernel_arguments": config.kernel_arguments,
         "authorized_keys": config.authorized_keys,
         _TASKS: {
             "files": [f.path for f in part.files()],
             "directories": [d.path for d in part.directories()],
-            "mounts": [asdict(mount) for mount in part.mounts],
+            "mounts": [unshaped(mount) for mount in part.mounts],
             "dropped_mounts": part.dropped_mounts,
             "kernel_arguments": part.kernel_arguments,
             "authorized_keys": part.authorized_keys,

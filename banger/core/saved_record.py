@@ -7,11 +7,11 @@ runs, its last error) is not in it, so it is written when a wish changes, and by
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from banger.core.home import RECORD
-from banger.core.shape import shaped
+from banger.core.shape import json_of, shaped, unshaped
 from banger.core.state import VmRecord
 from banger.errors import StateError
 from banger.host import Host, HostView
@@ -71,6 +71,6 @@ def load_names(host: HostView, directory: Path) -> set[str]:
 
 
 def _write(host: Host, path: Path, document: _Kept | _Names) -> None:
-    content = json.dumps(asdict(document), indent=1).encode()
+    content = json_of(unshaped(document))
     if host.files.status(path) is None or host.files.read(path) != content:
         host.files.write(path, content)

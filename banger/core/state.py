@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from tinydb.table import Table
 
 from banger.core.home import RECORD
 from banger.core.locks import locked, make_private
-from banger.core.shape import shaped
+from banger.core.shape import shaped, unshaped
 from banger.errors import StateError
 from banger.identity import Nic
 
@@ -90,16 +90,19 @@ class VmRecord:
 
 
 class Records:
-    """The records inside one transaction or snapshot."""
+    """What is recorded, to be read."""
 
     def __init__(self, database: TinyDB, unreadable: Callable[[Exception], StateError]) -> None:
         self._vms: Table = database.table("vms")
         self._images: Table = database.table("images")
         self._unreadable = unreadable
+        self._read: list[VmRecord] | None = None
 
     def vms(self) -> list[VmRecord]:
         """Sorted by name."""
-        return sorted((self._record(row) for row in self._vms.all()), key=lambda record: record.name)
+        if self._read is None:
+            self._read = sorted((self._record(row) for row in self._vms.all()), key=lambda record: record.name)
+        return list(self._read)
 
     def by_name(self) -> dict[str, VmRecord]:
         return {record.name: record for record in self.vms()}
@@ -108,21 +111,12 @@ class Records:
         row = self._vms.get(where("name") == name)
         return self._record(row) if isinstance(row, dict) else None
 
-    def put(self, record: VmRecord) -> None:
-        self._vms.upsert(asdict(record), where("id") == record.id)
-
     def images(self) -> dict[str, str]:
         """The digest that each image's name stood for when a playbook was last applied."""
         try:
             return {row["name"]: row["digest"] for row in self._images.all()}
         except KeyError as error:
             raise self._unreadable(error) from error
-
-    def put_image(self, name: str, digest: str) -> None:
-        self._images.upsert({"name": name, "digest": digest}, where("name") == name)
-
-    def remove(self, *vm_ids: str) -> None:
-        self._vms.remove(where("id").test(set(vm_ids).__contains__))
 
     def _record(self, row: dict[str, Any]) -> VmRecord:
         try:
@@ -131,24 +125,46 @@ class Records:
             raise self._unreadable(error) from error
 
 
+class Transaction(Records):
+    """What is recorded, to be changed."""
+
+    def put(self, *records: VmRecord) -> None:
+        """Of several, the last of an id is kept."""
+        given = {record.id: record for record in records}
+        self._read = None
+        for document in self._vms.search(where("id").test(given.__contains__)):
+            self._vms.update(unshaped(given.pop(document["id"])), doc_ids=[document.doc_id])
+        self._vms.insert_multiple(unshaped(record) for record in given.values())
+
+    def put_image(self, name: str, digest: str) -> None:
+        self._images.upsert({"name": name, "digest": digest}, where("name") == name)
+
+    def remove(self, *vm_ids: str) -> None:
+        self._read = None
+        self._vms.remove(where("id").test(set(vm_ids).__contains__))
+
+
 class Store:
     """`state.json` and its lock."""
 
     def __init__(self, path: Path, lock: Path) -> None:
         self._path = path
         self._lock = lock
+        self._seen: tuple[tuple[int, int, int], Records] | None = None
+        """What was read last, and which file that was."""
 
     @contextmanager
-    def transaction(self) -> Iterator[Records]:
+    def transaction(self) -> Iterator[Transaction]:
         """Read, change and write as one step. Never hold it over slow work."""
         with locked(self._lock, purpose="writing state"):
             before = self._load()
             was = _text(before)  # TinyDB changes the very dictionaries it is given
             database = _database(before)
-            yield Records(database, self._unreadable)
+            yield Transaction(database, self._unreadable)
             text = _text(_document(database))
             if text != was:
                 self._keep_previous()
+                self._seen = None
                 write_atomically(self._path, text.encode())
 
     def sweep(self) -> None:
@@ -160,11 +176,17 @@ class Store:
                     path.unlink(missing_ok=True)
 
     def snapshot(self) -> Records:
-        """What is recorded now; changes made to it are lost."""
-        return Records(_database(self._load()), self._unreadable)
+        """What is recorded now. Read again only when the file is another: it is replaced, never changed."""
+        signature = _signature(self._path)
+        if signature is None or self._seen is None or self._seen[0] != signature:
+            records = Records(_database(self._load()), self._unreadable)
+            if signature is None:
+                return records
+            self._seen = signature, records
+        return self._seen[1]
 
     @contextmanager
-    def anew(self) -> Iterator[Records]:
+    def anew(self) -> Iterator[Transaction]:
         """A transaction that also a spoilt store does not stop: that is set aside, and there are no records."""
         with locked(self._lock, purpose="writing state"):
             try:
@@ -175,7 +197,7 @@ class Store:
                 before, spoilt = {"schema": SCHEMA}, True
             was = _text(before)
             database = _database(before)
-            yield Records(database, self._unreadable)
+            yield Transaction(database, self._unreadable)
             text = _text(_document(database))
             if spoilt:
                 with suppress(FileNotFoundError):
@@ -237,6 +259,15 @@ class Store:
 
     def _unreadable(self, error: Exception) -> SpoiltState:
         return SpoiltState(f"{self._path} is not a state file of ours ({error}); nothing was changed", hint=_CURE)
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """Which file it is, taken before it is read: what replaces it meanwhile is another one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _check(records: Records) -> None:

@@ -33,6 +33,7 @@ class LinuxProcesses:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._command_lines: dict[int, bytes] = {}
+        self._all_lines = b""
         self._scanned_until = 0.0
 
     def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
@@ -56,7 +57,10 @@ class LinuxProcesses:
         with self._lock:
             if time.monotonic() > self._scanned_until:
                 self._command_lines = {pid: _command_line(pid) for pid in _all_pids()}
+                self._all_lines = b"\n".join(self._command_lines.values())
                 self._scanned_until = time.monotonic() + _SCAN_S
+            if wanted not in self._all_lines:  # most are not there
+                return []
             return [pid for pid, line in self._command_lines.items() if wanted in line]
 
     def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
