@@ -8,8 +8,8 @@ touched: no other bridge, no other table, no setting of the host's.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from banger.errors import HostError
 from banger.hooks import hookimpl
@@ -19,12 +19,11 @@ from banger.needs import Finding, Need, capability, device, program
 from banger.resource import Handle, Leftover, Resource
 from banger.types import Network, NetworkKind, NetworkSetup, Nic, Problem, TapAttachment, Vm, home_mark
 
-from .addresses import allocate
-from .leftovers import leftovers
 from .names import bridge_name, tap_name
 from .options import TapNetworkOptions
-from .port import TapPort
-from .rules import Port, Rules
+
+if TYPE_CHECKING:  # what makes a port is loaded to make one: most runs have no such network
+    from .port import TapPort
 
 NAME = "tap"
 
@@ -50,6 +49,8 @@ def validate_vm(vm: Vm) -> Sequence[Problem]:
     options = vm.network.options if vm.network else None
     if vm.nic.plugin != NAME or not isinstance(options, TapNetworkOptions):
         return []
+    from ipaddress import IPv4Address, IPv4Network
+
     changes = []
     if IPv4Address(vm.nic.ip) not in IPv4Network(options.subnet):
         changes.append(f"the subnet {options.subnet}, in which its address {vm.nic.ip} is not")
@@ -61,6 +62,8 @@ def validate_vm(vm: Vm) -> Sequence[Problem]:
 
 @hookimpl
 def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostView) -> Nic:
+    from .addresses import allocate
+
     return allocate(network, vm_id, taken, host)
 
 
@@ -77,11 +80,16 @@ def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
 
 @hookimpl
 def find_leftovers(vms: Path, known: Collection[str], host: HostView) -> Sequence[Leftover]:
+    from .leftovers import leftovers
+
     return leftovers(vms, known, host)
 
 
 def _port(vm: Vm) -> TapPort:
     """Where it is follows from the card, which is what the guest was given; the rest are the network's wishes."""
+    from .port import TapPort
+    from .rules import Port
+
     wishes = vm.network.options if vm.network else None
     options = wishes if isinstance(wishes, TapNetworkOptions) else TapNetworkOptions()
     port = Port(
@@ -104,6 +112,8 @@ def _key(vm: Vm) -> str:
 
 def _devices(host: HostView) -> Finding:
     """The firewall is that of a network with a guest; that nft(8) is not installed is told apart."""
+    from .rules import Port, Rules
+
     guest = Port("tap", "doctor", "doctor", mac_address("doctor"), "172.16.0.2/24", "172.16.0.1", nat=True)
     rules = Rules(guest.network, bridge_name(guest.network), (guest,))
     refusal = host.links.refusal(rules.text() if host.tools.which("nft") else "")

@@ -2,6 +2,8 @@
 
 Needs root and the kernel's device mapper. The guest sees one plain disk, so any initrd will do; nothing is copied
 when a VM is made; and `overlay` bounds what it can take of the host's disk.
+
+What makes a disk is loaded to make one: most runs have none of this storage.
 """
 
 from __future__ import annotations
@@ -14,10 +16,6 @@ from banger.host import HostView
 from banger.needs import Finding, Need, capability, device
 from banger.resource import Handle, Leftover, Resource
 from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
-
-from .leftovers import leftovers
-from .overlay import CowFile
-from .snapshot import Snapshot
 
 _TARGETS = ("snapshot", "linear", "zero")
 
@@ -50,6 +48,9 @@ def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
 
 @hookimpl
 def prepare_root_disk(vm: Vm, image: Image) -> RootDisk:
+    from .overlay import CowFile
+    from .snapshot import Snapshot
+
     overlay = CowFile.of_vm(vm, image)
     snapshot = Snapshot.of(vm, overlay)
     return RootDisk(
@@ -62,10 +63,16 @@ def prepare_root_disk(vm: Vm, image: Image) -> RootDisk:
 
 @hookimpl
 def teardown_handles(vm: Vm, handles: dict[str, Handle]) -> Sequence[Resource]:
+    if not handles:
+        return []
+    from .snapshot import Snapshot
+
     snapshot = Snapshot.of(vm)
     return [snapshot] if snapshot.key in handles else []
 
 
 @hookimpl
 def find_leftovers(vms: Path, known: Collection[str], host: HostView) -> Sequence[Leftover]:
+    from .leftovers import leftovers
+
     return leftovers(vms, known, host)
