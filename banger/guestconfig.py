@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -27,7 +27,7 @@ ClaimKind = Literal["files", "directories", "mounts", "dropped", "kernel_argumen
 class Claim:
     """Something asked for, by whom, whether a task asked, and what was asked for before and lost to this.
 
-    `value` is None for a mount that shall not be.
+    `value` is None for a mount that shall not be. `no_log`: a task asked that it never be shown.
     """
 
     value: GuestFile | Node | Mount | str | None
@@ -35,6 +35,7 @@ class Claim:
     origin: str
     by_task: bool
     overrode: Claim | None = None
+    no_log: bool = False
 
 
 class GuestConfig:
@@ -54,18 +55,23 @@ class GuestConfig:
         self._authorized_keys: dict[str, Claim] = {}
         self._origin = ""
         self._overriding = False
+        self._no_log = self._has_no_log = False
         self.skipped = 0
         """How often a task did not contribute, because of its `when`."""
 
     @contextmanager
-    def contributed_by(self, origin: str, *, overriding: bool = False) -> Iterator[None]:
-        """Within it, all is asked for by `origin`; `overriding` for a task, which wins over what plugins asked for."""
-        before = self._origin, self._overriding
-        self._origin, self._overriding = origin, overriding
+    def contributed_by(self, origin: str, *, overriding: bool = False, no_log: bool = False) -> Iterator[None]:
+        """Within it, all is asked for by `origin`; `overriding` for a task, which wins over what plugins asked for.
+
+        With `no_log` what is asked for is for nobody to see but the guest.
+        """
+        before = self._origin, self._overriding, self._no_log
+        self._origin, self._overriding, self._no_log = origin, overriding, no_log
+        self._has_no_log |= no_log
         try:
             yield
         finally:
-            self._origin, self._overriding = before
+            self._origin, self._overriding, self._no_log = before
 
     def write_file(
         self, path: str, content: bytes | str, *, mode: int = 0o644, uid: int = 0, gid: int = 0, origin: str = ""
@@ -96,6 +102,8 @@ class GuestConfig:
 
     def add_kernel_argument(self, text: str) -> None:
         """One argument (or several, with blanks between) for the guest's kernel command line."""
+        if self._no_log:
+            raise ValueError("a kernel argument is for everybody to see; leave 'no_log' out, or write a file")
         if not text.isprintable():
             raise ValueError("a kernel argument cannot hold control characters")
         self._add(self._kernel_arguments, text, text)
@@ -108,16 +116,21 @@ class GuestConfig:
     def keep(self, known: GuestConfig, touched: GuestConfig) -> None:
         """Ask, as a task would, for what was `known`, where nobody asks for anything yet or `touched` has something."""
 
-        def kept(before: dict[str, Claim], now: dict[str, Claim], others: dict[str, Claim]) -> list[object]:
-            return [claim.value for key, claim in before.items() if key not in now or key in others]
+        def kept(before: dict[str, Claim], now: dict[str, Claim], others: dict[str, Claim]) -> Iterator[object]:
+            for claim in [claim for key, claim in before.items() if key not in now or key in others]:
+                with by_a_task(no_log=claim.no_log):
+                    yield claim.value
 
-        with self.contributed_by("a task that was not chosen", overriding=True):
+        def by_a_task(*, no_log: bool = False) -> AbstractContextManager[None]:
+            return self.contributed_by("a task that was not chosen", overriding=True, no_log=no_log)
+
+        with by_a_task():
             for target in known.dropped_mounts:
                 if target not in self._dropped:
                     self.drop_mount(target)
             if touched.authorized_keys:  # the file that lists them is kept whole, so all that are in it are
-                for key in known.of_tasks().authorized_keys:
-                    self.add_authorized_key(key)
+                for key in kept(known.of_tasks()._authorized_keys, {}, {}):
+                    self.add_authorized_key(str(key))
             for node in kept(known._directories, self._directories, touched._directories):
                 if isinstance(node, Node):
                     self.add_directory(node.path, node.mode, uid=node.uid, gid=node.gid)
@@ -130,6 +143,13 @@ class GuestConfig:
 
     def of_tasks(self) -> GuestConfig:
         """What tasks asked for, and no plugin."""
+        return self._part(lambda claim: claim.by_task)
+
+    def of_no_log(self) -> GuestConfig | None:
+        """What is for nobody to see but the guest; None where all may be shown."""
+        return self._part(lambda claim: claim.no_log) if self._has_no_log else None
+
+    def _part(self, chosen: Callable[[Claim], bool]) -> GuestConfig:
         part = GuestConfig()
         for mine, theirs in (
             (self._files, part._files),
@@ -139,7 +159,7 @@ class GuestConfig:
             (self._kernel_arguments, part._kernel_arguments),
             (self._authorized_keys, part._authorized_keys),
         ):
-            theirs.update({key: claim for key, claim in mine.items() if claim.by_task})
+            theirs.update({key: claim for key, claim in mine.items() if chosen(claim)})
         return part
 
     def claims(self, kind: ClaimKind) -> Mapping[str, Claim]:
@@ -158,11 +178,20 @@ class GuestConfig:
                     raise PluginError(
                         f"{path} ({_who(below.origin)}) cannot be made: {parent} is a file ({_who(above.origin)})"
                     )
-        return tuple(v for _, c in sorted(self._files.items()) if isinstance(v := c.value, GuestFile))
+        return tuple(
+            replace(v, no_log=True) if c.no_log else v
+            for _, c in sorted(self._files.items())
+            if isinstance(v := c.value, GuestFile)
+        )
 
     def directories(self) -> tuple[Node, ...]:
         """Sorted by path, so that a parent comes before what is in it."""
         return tuple(v for _, c in sorted(self._directories.items()) if isinstance(v := c.value, Node))
+
+    @property
+    def no_log_mounts(self) -> tuple[Mount, ...]:
+        """Those that are not to be shown: neither are the lines of fstab that they make."""
+        return tuple(v for c in self._mounts.values() if c.no_log and isinstance(v := c.value, Mount))
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -188,7 +217,9 @@ class GuestConfig:
         """What nobody can disagree about: the first who asks is named, or the first task."""
         old = claims.get(key)
         if old is None or (self._overriding and not old.by_task):
-            claims[key] = Claim(value, (), self._origin, self._overriding, overrode or old)
+            claims[key] = Claim(value, (), self._origin, self._overriding, overrode or old, self._no_log)
+        elif self._no_log and not old.no_log:
+            claims[key] = replace(old, no_log=True)
 
     def _claim(
         self,
@@ -199,7 +230,7 @@ class GuestConfig:
         origin: str,
     ) -> None:
         old = claims.get(key)
-        new = Claim(value, wanted, origin or self._origin, self._overriding, old)
+        new = Claim(value, wanted, origin or self._origin, self._overriding, old, self._no_log)
         if old is not None and not new.by_task:
             if old.by_task or old.wanted == new.wanted:
                 return

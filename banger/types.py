@@ -66,6 +66,8 @@ class GuestFile:
     gid: int = 0
     origin: str = ""
     """Who asked for it: a plugin's name, or a place in a playbook."""
+    no_log: bool = field(default=False, compare=False)
+    """Its content is for nobody to see but the guest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def assemble(vm: Vm, image: Image, config: GuestConfig, plugins: Plugins, ssh_ke
     `ssh_key`: the private key that opens the guest.
     """
     table = fstab.render_fstab(image.facts.fstab, config.dropped_mounts, config.mounts)
-    files = (*config.files(), GuestFile(FSTAB, table.encode(), origin="fstab"))
+    files = (*config.files(), GuestFile(FSTAB, table.encode(), origin="fstab", no_log=bool(config.no_log_mounts)))
     on_work = [f for f in files if vm.work_disk_bytes is not None and is_below(f.path, WORK_MOUNT_POINT)]
     on_root = [f for f in files if f not in on_work]
     directories = config.directories()

@@ -38,6 +38,7 @@ _FIELDS = {"memory": "memory_bytes"} | {
     key: f"{key}_bytes" for key in ("root_disk", "work_disk", "work_seed", "overlay")
 }
 _READABLE = 0o004
+_HIDDEN = "not for everybody to see"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,14 +294,17 @@ class _Guest:
             known = [*claims, FSTAB]
             hint = did_you_mean(path, known) or "what nobody writes is as the image has it"
             raise UsageError(f"nobody writes {path!r} there", hint=hint)
-        cause, file = self._claimed(path, claim, None), claim.value
+        cause = self._claimed(path, claim, None)
+        file = next(each for each in self.config.files() if each.path == path)
         if file.content == "".join(f"{key}\n" for key in self.config.authorized_keys).encode():
             return replace(cause, by="whoever asks for a key", place=None, overrode=(), parts=tuple(self._key_lines()))
         task = self._task(claim)
         done = self._round(task, path) if task else None
         takes = _deduplicated([*self._used_by(task, done), *self._read_by(done)] if task and done else ())
         lines = self._lines(file, done)
-        shown = None if lines or file.mode & _READABLE else "not for everybody to see"
+        shown = None if lines or _is_shown(file) else _HIDDEN
+        if file.no_log:
+            takes = [_without_value(cause) for cause in takes]
         return replace(cause, takes=tuple(takes), parts=tuple(lines), value=shown)
 
     def _task(self, claim: Claim) -> Task | None:
@@ -326,13 +330,14 @@ class _Guest:
 
     def _key_lines(self) -> Iterator[Cause]:
         for key, claim in self.config.claims("authorized_keys").items():
-            asked = self._claimed("key", claim, key)
+            asked = self._claimed("key", claim, _HIDDEN if claim.no_log else key)
             yield asked if claim.by_task or key not in self.keys else replace(self.keys[key], value=key)
 
     def _fstab(self) -> Iterator[Cause]:
         """Its lines as they are in the guest, then what of the image's is not in it."""
         config = self.config
         mounts, dropped = config.claims("mounts"), config.claims("dropped")
+        hidden = {fstab.render_line(mount) for mount in config.no_log_mounts}
         by_line = {fstab.render_line(c.value): (t, c) for t, c in mounts.items() if isinstance(c.value, Mount)}
         own = {line: fstab.parse_line(line) for line in (self.table or "").splitlines()}
         image = Cause("line", None, "the image")
@@ -343,7 +348,7 @@ class _Guest:
                 yield replace(image, value=line)
                 continue
             target, claim = by_line[line]
-            cause = self._claimed("line", claim, line)
+            cause = self._claimed("line", claim, _HIDDEN if line in hidden else line)
             lost = [
                 replace(image, value=each) for each, m in own.items() if m and _target(m) == target and each != line
             ]
@@ -356,7 +361,7 @@ class _Guest:
 
     def _lines(self, file: GuestFile, done: Round | None) -> Iterable[Cause]:
         """What anybody may read of it, and where each line of a template comes from."""
-        if not file.mode & _READABLE:
+        if not _is_shown(file):
             return []
         try:
             text = file.content.decode()
@@ -434,8 +439,20 @@ def _using(number: int, named: Mapping[str, tuple[int, ...]]) -> str:
     return f"with {', '.join(names)}" if names else ""
 
 
+def _is_shown(file: GuestFile) -> bool:
+    return bool(file.mode & _READABLE) and not file.no_log
+
+
+def _without_value(cause: Cause) -> Cause:
+    """Whose it is and where, not what it is."""
+    takes, overrode = (tuple(map(_without_value, causes)) for causes in (cause.takes, cause.overrode))
+    return replace(cause, value=None, takes=takes, overrode=overrode)
+
+
 def _claimed_value(claim: Claim) -> str | None:
     """What was asked for, in one line; None for what not everybody may see."""
+    if claim.no_log:
+        return None
     match claim.value:
         case Mount() as mount:
             return fstab.render_line(mount)

@@ -7,6 +7,7 @@ holds the VMs that have files in common: what all of them have is there once, th
 from __future__ import annotations
 
 import base64
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -24,7 +25,7 @@ from banger.guestconfig import GuestConfig
 from banger.types import GuestFile, Mount, Size
 
 _HEAD = "# What banger had on this host. An apply of it changes nothing here, and makes the same elsewhere.\n"
-_MODULES = ("unmount", "mount", "directory", "file")
+_MODULES = ("unmount", "mount", "directory", "file", "authorized_key")
 """In this order: what unmounts takes away what was to be mounted before it."""
 _CURE = "apply its playbook once, then export again"
 
@@ -160,9 +161,9 @@ class _Exporter:
         plays: list[_Play] = []
         for record in records:
             guest = guests[record.name]
-            tasks = _tasks(guest.of_tasks(), guest.authorized_keys)
-            keys = (*record.authorized_keys, *guest.of_tasks().authorized_keys)
-            entry = self._vm(record, tuple(dict.fromkeys(keys)))
+            shown, hidden = _task_keys(guest.of_tasks())
+            tasks = [*_tasks(guest.of_tasks(), guest.authorized_keys), *hidden]
+            entry = self._vm(record, tuple(dict.fromkeys((*record.authorized_keys, *shown))))
             near = [play for play in plays if any(task in play.tasks for task in tasks) or not (play.tasks or tasks)]
             plays = [play for play in plays if play not in near]
             plays.append(_joined([*near, _Play([entry], {task: [record.name] for task in tasks})]))
@@ -250,20 +251,34 @@ def _tasks(guest: GuestConfig, keys: Sequence[str] = ()) -> list[_Task]:
     listing = "".join(f"{key}\n" for key in keys).encode()
     listed = [f.path for f in guest.files() if keys and f.content == listing]
     above = {path.rpartition("/")[0] for path in listed}
+    files, hidden = guest.claims("files"), guest.no_log_mounts
     made = [
-        *(("unmount", target, {"target": target}) for target in guest.dropped_mounts),
-        *(("mount", mount.target, _mount(mount)) for mount in guest.mounts),
+        *(("unmount", target, {"target": target}, False) for target in guest.dropped_mounts),
+        *(("mount", mount.target, _mount(mount), mount in hidden) for mount in guest.mounts),
         *(
-            ("directory", node.path, {"dest": node.path} | _owned(node.mode, 0o755, node.uid, node.gid))
+            ("directory", node.path, {"dest": node.path} | _owned(node.mode, 0o755, node.uid, node.gid), False)
             for node in guest.directories()
             if node.path not in above
         ),
-        *(("file", f.path, _file(f)) for f in guest.files() if f.path not in listed),
+        *(("file", f.path, _file(f), files[f.path].no_log) for f in guest.files() if f.path not in listed),
     ]
     return [
-        _Task(_MODULES.index(module), path, yaml_text.mapping({module: options}), {module: options})
-        for module, path, options in made
+        _task(module, path, {module: options} | ({"no_log": True} if no_log else {}))
+        for module, path, options, no_log in made
     ]
+
+
+def _task_keys(guest: GuestConfig) -> tuple[list[str], list[_Task]]:
+    """Keys that can stand at the VM, and tasks for the others: from the first of `no_log` on, to keep their order."""
+    claims = guest.claims("authorized_keys")
+    shown = list(itertools.takewhile(lambda key: not claims[key].no_log, claims))
+    others = [key for key in claims if key not in shown]
+    marked = [{"authorized_key": {"key": key}} | ({"no_log": True} if claims[key].no_log else {}) for key in others]
+    return shown, [_task("authorized_key", f"{number:09}", options) for number, options in enumerate(marked)]
+
+
+def _task(module: str, path: str, options: Mapping[str, Any]) -> _Task:
+    return _Task(_MODULES.index(module), path, yaml_text.mapping(options), options)
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class GuestFiles(Resource):
         except DiskError as error:
             return (f"({self.disk.path} cannot be compared: {error})",)
         wanted = {f.path: f for f in self.files}
-        return [line for path in paths for line in file_diff(path, there[path], wanted.get(path))]
+        hidden = known["no_log"] if known else ()
+        return [line for p in paths for line in file_diff(p, there[p], wanted.get(p), no_log=p in hidden)]
 
     def _there(self, host: HostView, paths: Sequence[str]) -> dict[str, GuestFile | None]:
         """By the guest's paths. Raises DiskError for a disk that is not to be read just now."""
@@ -113,7 +114,9 @@ class GuestFiles(Resource):
 
     def _note(self, host: Host) -> None:
         """All is on the disk as wanted, and this is the state it was left in."""
-        document = {"files": self._digests(), "disk": _fingerprint(host, self._backing)}
+        document: dict[str, Any] = {"files": self._digests(), "disk": _fingerprint(host, self._backing)}
+        if no_log := [f.path for f in self.files if f.no_log]:
+            document["no_log"] = no_log
         host.files.write(self.manifest, json.dumps(document, indent=1).encode())
 
     def _wrong_directories(self, host: HostView) -> list[Node]:
@@ -139,7 +142,8 @@ class GuestFiles(Resource):
             return None
         try:
             document = json.loads(host.files.read(self.manifest))
-            return {"files": dict(document["files"]), "disk": document["disk"]}
+            no_log = list(document.get("no_log", ()))
+            return {"files": dict(document["files"]), "disk": document["disk"], "no_log": no_log}
         except (ValueError, TypeError, KeyError, RecursionError):
             return None  # half of anything here only means: look at the disk again
 
@@ -154,10 +158,10 @@ class GuestFiles(Resource):
 FSTAB = "/etc/fstab"
 
 
-def file_diff(path: str, old: GuestFile | None, new: GuestFile | None) -> list[str]:
+def file_diff(path: str, old: GuestFile | None, new: GuestFile | None, *, no_log: bool = False) -> list[str]:
     """One file's unified diff, with its mode and owner where those differ; nothing when it is the same.
 
-    What others may not read in the guest is not shown here either.
+    What others may not read in the guest is not shown here either, nor what is `no_log`, now or `old`.
     """
     if (old and _attributes(old)) == (new and _attributes(new)):
         return []
@@ -166,7 +170,7 @@ def file_diff(path: str, old: GuestFile | None, new: GuestFile | None) -> list[s
     if old and new and before != after:
         lines.append(f"mode and owner {before} -> {after}")
     contents = [f.content if f else b"" for f in (old, new)]
-    if any(f and not f.mode & 0o077 for f in (old, new)):
+    if no_log or any(f and (f.no_log or not f.mode & 0o077) for f in (old, new)):
         return [*lines, "(not shown: it is private)"] if contents[0] != contents[1] else lines
     try:
         before, after = (content.decode() for content in contents)

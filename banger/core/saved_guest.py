@@ -16,11 +16,11 @@ from banger.core.shape import json_of, shaped, unshaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
-from banger.types import Mount
+from banger.types import GuestFile, Mount
 
 FILE = "guest.json"
 _VERSION = 1
-_TASKS = "tasks"
+_TASKS, _NO_LOG = "tasks", "no_log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,19 @@ def text(config: GuestConfig) -> bytes:
 
 def document_of(config: GuestConfig) -> dict[str, Any]:
     """A configuration as JSON has it."""
-    part = config.of_tasks()
+    part, hidden = config.of_tasks(), config.of_no_log()
+    no_log = (
+        {
+            "files": [f.path for f in hidden.files()],
+            "mounts": [unshaped(mount) for mount in hidden.mounts],
+            "authorized_keys": hidden.authorized_keys,
+        }
+        if hidden
+        else None
+    )
     return {
         "version": _VERSION,
-        "files": [{**unshaped(f), "content": base64.b64encode(f.content).decode()} for f in config.files()],
+        "files": [_document_of_file(f) for f in config.files()],
         "directories": [[d.path, d.mode, d.uid, d.gid] for d in config.directories()],
         "mounts": [unshaped(mount) for mount in config.mounts],
         "dropped_mounts": config.dropped_mounts,
@@ -94,7 +103,15 @@ def document_of(config: GuestConfig) -> dict[str, Any]:
             "kernel_arguments": part.kernel_arguments,
             "authorized_keys": part.authorized_keys,
         },
+        **({_NO_LOG: no_log} if no_log else {}),
     }
+
+
+def _document_of_file(f: GuestFile) -> dict[str, Any]:
+    """Without its mark, which is told of all together."""
+    document: dict[str, Any] = unshaped(f)
+    del document["no_log"]
+    return {**document, "content": base64.b64encode(f.content).decode()}
 
 
 def config_of(document: dict[str, Any]) -> GuestConfig:
@@ -103,9 +120,11 @@ def config_of(document: dict[str, Any]) -> GuestConfig:
         raise ValueError(f"version {document['version']}")
     config = GuestConfig()
     of_tasks: dict[str, Any] = document.get(_TASKS, {})  # without it, all is as a plugin's
+    no_log: dict[str, Any] = document.get(_NO_LOG, {})
 
     def asked(kind: str, what: Any, origin: str = "") -> Any:
-        return config.contributed_by(origin, overriding=what in of_tasks.get(kind, ()))
+        hidden = what in no_log.get(kind, ())
+        return config.contributed_by(origin, overriding=what in of_tasks.get(kind, ()), no_log=hidden)
 
     for f in document["files"]:
         shaped(_File, f)

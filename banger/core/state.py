@@ -229,8 +229,8 @@ class Store:
             link.hardlink_to(self._path)
             try:
                 link.replace(self._previous)
-            except OSError:
-                link.unlink()
+            finally:  # rename(2) leaves it, too, when both are already names of one file
+                link.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, Any]:
         try:

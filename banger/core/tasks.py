@@ -1,7 +1,8 @@
 """Tasks: read from a play, and later let loose on the builder of each guest they apply to. Pure but for source files.
 
-A task is `name`, `when`, `tags`, `loop` and exactly one module with its options. All that can be known without the
-facts of a guest is checked when the playbook is read; the rest when the task contributes, before anything is touched.
+A task is `name`, `when`, `tags`, `loop`, `no_log` and exactly one module with its options. All that can be known
+without the facts of a guest is checked when the playbook is read; the rest when the task contributes, before anything
+is touched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from banger.errors import BangerError, Place, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
 from banger.types import GuestModule, Image, ModuleContext, Vm
 
-KEYWORDS = ("name", "when", "tags", "loop")
+KEYWORDS = ("name", "when", "tags", "loop", "no_log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Task:
     tags: tuple[str, ...] = ()
     when: tuple[Scalar, ...] = ()
     loop: Node | None = None
+    no_log: bool = False
+    """What it writes is shown nowhere, and what is wrong with it only by its place."""
 
     @property
     def directory(self) -> Path:
@@ -81,6 +84,8 @@ class Keywords:
 
     name: str | None = None
     tags: tuple[str, ...] = ()
+    no_log: bool = False
+    """What the task writes is shown nowhere: for secrets."""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -88,7 +93,26 @@ class Keywords:
 
 def parse(nodes: Iterable[Node], modules: Mapping[str, GuestModule], problems: list[Problem]) -> tuple[Task, ...]:
     """The tasks of a play; what is wrong with any of them is added to `problems`."""
-    return tuple(task for node in nodes if (task := _parse(node, modules, problems)))
+    return tuple(task for node in nodes if (task := _parse_quietly(node, modules, problems)))
+
+
+def _parse_quietly(node: Node, modules: Mapping[str, GuestModule], problems: list[Problem]) -> Task | None:
+    """Nothing that a task of `no_log` says is quoted, but what it says of `no_log` itself."""
+    asked = node.get("no_log") if isinstance(node, yaml_source.Mapping) else None
+    if asked is None or (isinstance(asked, Scalar) and asked.value is False):
+        return _parse(node, modules, problems)
+    found: list[Problem] = []
+    task = _parse(node, modules, found)
+    problems += [problem if problem.place == asked.place else _unsaid(problem, node.place) for problem in found]
+    return task
+
+
+def _unsaid(problem: Problem, task: Place) -> Problem:
+    """The same, by its place alone."""
+    return Problem(problem.place or task, "something is wrong here; the task is no_log, so it is not said what", _LOUD)
+
+
+_LOUD = "with 'no_log: false' it is said"
 
 
 def _parse(node: Node, modules: Mapping[str, GuestModule], problems: list[Problem]) -> Task | None:
@@ -108,7 +132,8 @@ def _parse(node: Node, modules: Mapping[str, GuestModule], problems: list[Proble
         variables.check_syntax(given, problems)
     if keywords is None or given is None:
         return None
-    return Task(keywords.name or module, module, given, node.place, keywords.tags, when, node.get("loop"))
+    name, loop = keywords.name or module, node.get("loop")
+    return Task(name, module, given, node.place, keywords.tags, when, loop, keywords.no_log)
 
 
 def _one_module(
@@ -181,12 +206,14 @@ def contribute(
     """
     problems: list[Problem] = []
     for task in tasks:
-        with builder.contributed_by(str(task.place), overriding=True):
-            for context in _rounds(task, {**values, **facts}, problems):
-                if _applies(task, context, problems):
-                    _contribute_once(builder, task, facts, context, modules[task.module], problems, watch)
+        found: list[Problem] = []
+        with builder.contributed_by(str(task.place), overriding=True, no_log=task.no_log):
+            for context in _rounds(task, {**values, **facts}, found):
+                if _applies(task, context, found):
+                    _contribute_once(builder, task, facts, context, modules[task.module], found, watch)
                 else:
                     builder.skipped += 1
+        problems += [_unsaid(problem, task.place) for problem in found] if task.no_log else found
     return list(dict.fromkeys(problems))
 
 
@@ -250,6 +277,10 @@ def _contribute_once(
         message, _, hint = str(error).partition("; ")
         problems.append(Problem(task.place, f"the module '{task.module}': {message}", hint or None))
     except Exception as error:
+        if task.no_log:
+            fault = f"the module '{task.module}' failed: {type(error).__name__}, in a task that is no_log"
+            problems.append(Problem(task.place, fault))
+            return
         error.add_note(f"in the module '{task.module}', for the task at {task.place}")
         raise
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from banger.errors import DiskError
 from banger.host import Inode, NodeType
 from banger.linux import blockdevice
 from banger.linux.run import run, tail
+from banger.linux.unnamed import AT_ONCE, path_of, unnamed_files
 
 _LINE_BYTES = 4000
 _TIMEOUT_S = 600.0
@@ -89,20 +89,21 @@ def quote(text: str) -> str:
     return f'"{doubled}"'
 
 
-def look(disk: Path, commands: Sequence[str]) -> list[bytes]:
+def look(disk: Path, commands: Sequence[str], inherit: Sequence[int] = ()) -> list[bytes]:
     """Run commands that change nothing; what each of them said, complaints included."""
-    return _run(disk, commands, writing=False)
+    return _run(disk, commands, inherit, writing=False)
 
 
-def change(disk: Path, commands: Sequence[str], checks: Sequence[str] = ()) -> list[bytes]:
+def change(disk: Path, commands: Sequence[str], checks: Sequence[str] = (), inherit: Sequence[int] = ()) -> list[bytes]:
     """Run commands that change the image, then looking ones; what the latter said.
 
+    `inherit` are the descriptors of unnamed files that the commands read.
     Raises DiskError with each command that complained and what it said. debugfs goes on after a failure, so the
     image may then be half changed.
     """
     if not commands:
         return look(disk, checks)
-    *said, closing = _run(disk, [*commands, *checks, _CLOSE], writing=True)
+    *said, closing = _run(disk, [*commands, *checks, _CLOSE], inherit, writing=True)
     told = [*zip(commands, said, strict=False), (_CLOSE, closing)]
     bad = [(command, text) for command, text in told if not _SILENT.fullmatch(text)]
     if bad:
@@ -111,7 +112,7 @@ def change(disk: Path, commands: Sequence[str], checks: Sequence[str] = ()) -> l
     return said[len(commands) :]
 
 
-def _run(disk: Path, commands: Sequence[str], *, writing: bool) -> list[bytes]:
+def _run(disk: Path, commands: Sequence[str], inherit: Sequence[int], *, writing: bool) -> list[bytes]:
     if not commands:
         return []
     lines = [os.fsencode(command) for command in commands]
@@ -125,6 +126,7 @@ def _run(disk: Path, commands: Sequence[str], *, writing: bool) -> list[bytes]:
         env={"DEBUGFS_PAGER": "__none__"},
         accept=None,
         merge=True,
+        inherit=inherit,
     )
     preamble, said = _attribute(done.stdout, lines)
     if done.returncode != 0 or len(said) != len(lines) or preamble:
@@ -205,12 +207,8 @@ def _with_long_links(disk: Path, found: dict[str, Status | None]) -> dict[str, S
     }
     if not long:
         return found
-    with tempfile.TemporaryDirectory(prefix="banger-links-") as directory:
-        copies = {path: Path(directory) / str(index) for index, path in enumerate(long)}
-        dump(disk, [(status.number, copies[path], status.inode.size_bytes) for path, status in long.items()])
-        for path, status in long.items():
-            target = os.fsdecode(copies[path].read_bytes())
-            found[path] = replace(status, inode=replace(status.inode, target=target))
+    for (path, status), text in zip(long.items(), contents(disk, list(long.values())), strict=True):
+        found[path] = replace(status, inode=replace(status.inode, target=os.fsdecode(text)))
     return found
 
 
@@ -240,15 +238,33 @@ def _entries(said: bytes, disk: Path, directory: int) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def dump(disk: Path, files: Sequence[tuple[int, Path, int]]) -> None:
-    """Copy files out: inode number, host path, the size it must have then. Raises DiskError.
+def contents(disk: Path, files: Sequence[Status]) -> list[bytes]:
+    """What is in these files. Raises DiskError. It goes through memory alone: it may be secret."""
+    _check_claims(disk, [status.inode.size_bytes for status in files])
+    found: list[bytes] = []
+    for some in (files[begin : begin + AT_ONCE] for begin in range(0, len(files), AT_ONCE)):
+        with unnamed_files(len(some)) as copies:
+            wanted = [(s.number, Path(path_of(c)), s.inode.size_bytes) for s, c in zip(some, copies, strict=True)]
+            _dump(disk, wanted, [copy.fileno() for copy in copies])
+            found += [copy.read() for copy in copies]
+    return found
 
-    debugfs writes holes out as zeros, and an inode may claim any size: so no more is copied than the disk can hold.
-    """
-    total_bytes, room_bytes = sum(size_bytes for _, _, size_bytes in files), blockdevice.size_bytes(disk)
+
+def dump(disk: Path, files: Sequence[tuple[int, Path, int]]) -> None:
+    """Copy files out: inode number, host path, the size it must have then. Raises DiskError."""
+    _check_claims(disk, [size_bytes for _, _, size_bytes in files])
+    _dump(disk, files)
+
+
+def _check_claims(disk: Path, sizes_bytes: Sequence[int]) -> None:
+    """debugfs writes holes out as zeros, and an inode may claim any size: no more is copied than the disk can hold."""
+    total_bytes, room_bytes = sum(sizes_bytes), blockdevice.size_bytes(disk)
     if total_bytes > room_bytes:
         raise DiskError(f"files in {disk} claim {total_bytes} bytes, and it has {room_bytes}", hint=f"e2fsck -f {disk}")
-    said = look(disk, [f"dump <{number}> {quote(str(path))}" for number, path, _ in files])
+
+
+def _dump(disk: Path, files: Sequence[tuple[int, Path, int]], inherit: Sequence[int] = ()) -> None:
+    said = look(disk, [f"dump <{number}> {quote(str(path))}" for number, path, _ in files], inherit)
     for (number, path, size_bytes), text in zip(files, said, strict=True):
         if text.strip():
             raise DiskError(f"cannot read inode {number} of {disk}: {_text(text)}")

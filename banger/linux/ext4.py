@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class LinuxExt4:
         with _failing("read", disk):
             found = _located(DiskView(disk, prefix, base), paths)
             files = {path: status for path, status in found.items() if status and status.inode.type == "file"}
-            contents = _contents(disk, files)
+            contents = dict(zip(files, debugfs.contents(disk, list(files.values())), strict=True))
         return {path: _guest_file(path, files[path], contents[path]) if path in files else None for path in found}
 
     def resolve(self, disk: Path, path: str) -> str:
@@ -140,13 +139,6 @@ def _located(view: DiskView, paths: Iterable[str]) -> dict[str, debugfs.Status |
     real = follow(wanted, view.look)
     view.look(real.values())
     return {path: view.on_disk(real[path]) for path in wanted}
-
-
-def _contents(disk: Path, files: dict[str, debugfs.Status]) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory(prefix="banger-read-") as directory:
-        copies = {path: Path(directory) / str(index) for index, path in enumerate(files)}
-        debugfs.dump(disk, [(files[path].number, copies[path], files[path].inode.size_bytes) for path in files])
-        return {path: copy.read_bytes() for path, copy in copies.items()}
 
 
 def _guest_file(path: str, status: debugfs.Status, content: bytes) -> GuestFile:

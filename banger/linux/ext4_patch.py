@@ -6,17 +6,18 @@ way, too little room. What it wrote is compared in the same run.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from banger.errors import DiskError
 from banger.host import Node
-from banger.linux import blockdevice, debugfs
+from banger.linux import debugfs
 from banger.linux.debugfs import Status, attributes, quote
 from banger.linux.ext4_view import DiskView, is_whiteout
 from banger.linux.guest_paths import follow, parents
+from banger.linux.unnamed import AT_ONCE, fill, path_of, unnamed_files
 from banger.types import GuestFile
 
 _OPAQUE = "trusted.overlay.opaque"
@@ -49,17 +50,22 @@ def patch(view: DiskView, writes: Sequence[GuestFile], removals: Sequence[str], 
     if not (plan.writes or plan.removals or plan.directories):
         return
     _check_room(view, plan)
-    # Beside the disk, where it is cleared away after a kill: what is written may be secret.
-    beside = None if blockdevice.is_device(view.disk) else view.disk.parent
-    with tempfile.TemporaryDirectory(prefix=".banger-stage-", dir=beside) as staging:
-        sources = {}
-        for index, (path, file) in enumerate(plan.writes.items()):
-            sources[path] = Path(staging) / str(index)
-            sources[path].write_bytes(file.content)
-        said = debugfs.change(
-            view.disk, _commands(view, plan, sources), [f"stat {quote(view.at(path))}" for path in plan.writes]
-        )
-    for (path, file), text in zip(plan.writes.items(), said, strict=True):
+    commands, files = _commands(view, plan), list(plan.writes.items())
+    for begin in range(0, len(files) or 1, AT_ONCE):
+        _change(view, commands, files[begin : begin + AT_ONCE])
+        commands = []
+
+
+def _change(view: DiskView, commands: Sequence[str], writes: Sequence[tuple[str, GuestFile]]) -> None:
+    """Run `commands` and write files. What is written may be secret: it goes through memory, so no kill leaves it."""
+    with unnamed_files(len(writes)) as sources:
+        written: list[str] = []
+        for (path, file), source in zip(writes, sources, strict=True):
+            fill(source, file.content)
+            written += _write(view.at(path), file, source)
+        checks = [f"stat {quote(view.at(path))}" for path, _ in writes]
+        said = debugfs.change(view.disk, [*commands, *written], checks, [source.fileno() for source in sources])
+    for (path, file), text in zip(writes, said, strict=True):
         _compare(view.disk, file, debugfs.parse_status(text, view.disk, path))
 
 
@@ -152,7 +158,8 @@ def _refuse_directory(view: DiskView, path: str, status: Status) -> None:
 # --- doing it ----------------------------------------------------------------------------------------------------
 
 
-def _commands(view: DiskView, plan: _Plan, sources: dict[str, Path]) -> list[str]:
+def _commands(view: DiskView, plan: _Plan) -> list[str]:
+    """What is done before the files are written."""
     commands = [f"rm {quote(view.at(path))}" for path in sorted(plan.removals)]
     for path, directory in plan.directories.items():
         target = view.at(path)
@@ -162,11 +169,14 @@ def _commands(view: DiskView, plan: _Plan, sources: dict[str, Path]) -> list[str
         commands += attributes(target, "directory", directory.mode, directory.uid, directory.gid)
         if directory.hides:
             commands.append(f"ea_set {quote(target)} {_OPAQUE} y")
-    for path, file in plan.writes.items():
-        target = view.at(path)
-        commands.append(f"write {quote(str(sources[path]))} {quote(target)}")
-        commands += attributes(target, "file", file.mode, file.uid, file.gid)
     return commands
+
+
+def _write(target: str, file: GuestFile, source: IO[bytes]) -> list[str]:
+    return [
+        f"write {path_of(source)} {quote(target)}",
+        *attributes(target, "file", file.mode, file.uid, file.gid),
+    ]
 
 
 def _check_room(view: DiskView, plan: _Plan) -> None:

@@ -44,6 +44,12 @@ def unpack_kernel(source: Path, destination: Path) -> None:
             temporary.write_bytes(content)
 
 
+def unpacked(source: Path) -> bytes:
+    """The kernel at `source` as an ELF file. Raises HostError like `unpack_kernel`."""
+    content = source.read_bytes()
+    return content if content.startswith(_ELF) else elf_in(content, str(source))
+
+
 def elf_in(kernel: bytes, name: str) -> bytes:
     """The ELF file in a bzImage; `name` is for messages."""
     payload = _payload(kernel)

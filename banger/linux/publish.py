@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,21 @@ def publishing(path: Path, mode: int = 0o600) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def stage(path: Path) -> Iterator[Path]:
+    """An empty directory at `path` for the block, 0700. What one that was killed there has left goes first.
+
+    The caller holds the lock of what it makes, and gives that its name only after the block: so that whoever finds it
+    missing, and makes it again, has cleared the remains away.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -43,7 +43,7 @@ def make_rootfs(
     size_bytes = size_bytes or -(-int(root.content_bytes * 1.3 + _SLACK_BYTES) // 2**20) * 2**20
     root.settle()
     owner = os.geteuid(), os.getegid()
-    with publishing(path) as image, TemporaryDirectory(prefix="banger-attributes-") as scratch:
+    with publishing(path) as image, TemporaryDirectory(prefix=".banger-stage-", dir=path.parent) as scratch:
         os.truncate(image, size_bytes)
         try:
             _populate(root, image, size_bytes, label, uuid)

@@ -38,6 +38,7 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
     "resize2fs": "e2fsprogs",
+    "setpriv": "util-linux",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "tar": "tar",
@@ -87,11 +88,13 @@ def run(
     cwd: Path | None = None,
     accept: Sequence[int] | None = (0,),
     merge: bool = False,
+    inherit: Sequence[int] = (),
 ) -> Result:
     """Run a program to its end and return what it said.
 
     `env` is added to our own environment; `accept` are the exit statuses that are no failure (None: all);
-    `merge` puts stderr into stdout, in the order it was said. Without `input`, stdin is /dev/null.
+    `merge` puts stderr into stdout, in the order it was said; `inherit` are file descriptors of ours that it has, too.
+    Without `input`, stdin is /dev/null.
     Raises HostError when the program is missing, CommandError when it fails or takes longer than `timeout_s`
     seconds (it is killed then).
     """
@@ -108,6 +111,7 @@ def run(
             timeout=timeout_s,
             env={**os.environ, "LC_ALL": "C", **(env or {})},
             cwd=cwd,
+            pass_fds=inherit,
             start_new_session=True,  # Ctrl-C is for us: a tool that is writing a disk is let end
             check=False,
         )

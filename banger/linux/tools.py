@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +17,16 @@ from threading import Lock
 
 from banger.errors import BangerError
 from banger.linux.process import LinuxProcesses
-from banger.linux.publish import publishing, sync
+from banger.linux.publish import stage, sync
 from banger.linux.run import run, which
+from banger.linux.unnamed import fill, path_of, unnamed_files
 
 _log = logging.getLogger(__name__)
 _KVM = Path("/dev/kvm")
 _PROBE_S = 10.0
 _VERSION_S = 10.0
+_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A guest that stands still would outlive a kill of ours; so its VMM is killed then (prctl(2), PR_SET_PDEATHSIG)."""
 PROBE_ARGUMENT = "banger.probe"
 """On its kernel command line: our initrd says `PROBE_ANSWER` on the console and powers off."""
 PROBE_ANSWER = b"banger: probe"
@@ -57,14 +59,16 @@ class LinuxTools:
     def make_ssh_key(self, path: Path, comment: str) -> None:
         """A new ed25519 key pair without passphrase: `path` (0600) and `path`.pub; the private one appears last.
 
-        Raises HostError without ssh-keygen(1), CommandError when it fails.
+        The caller holds a lock on it. Raises HostError without ssh-keygen(1), CommandError when it fails.
         """
-        with tempfile.TemporaryDirectory(prefix=".banger-key-", dir=path.parent) as directory:
-            made = Path(directory) / "key"
+        private, public = path.with_name(f".{path.name}.tmp"), path.with_name(f"{path.name}.pub")
+        with stage(path.with_name(f".banger-stage-{path.name}")) as directory:
+            made = directory / "key"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", made], timeout_s=60)
-            for new, final in ((made.with_suffix(".pub"), path.with_name(path.name + ".pub")), (made, path)):
+            for new, final in ((made.with_suffix(".pub"), public), (made, private)):
                 sync(new)
                 new.replace(final)
+        private.replace(path)
         sync(path.parent)
 
     def vsock_proxy(self, socket: Path) -> str:
@@ -103,34 +107,12 @@ class LinuxTools:
         unpack_kernel(source, destination)
 
     def _boot(self, kernel: Path, initrd: Path) -> bool:
-        boot = _boot_by_qemu if which("qemu-system-x86_64") or not which("firecracker") else self._boot_by_firecracker
-        with tempfile.TemporaryDirectory(prefix="banger-probe-") as directory:
-            try:
-                return PROBE_ANSWER in boot(kernel, initrd, Path(directory))
-            except BangerError as error:
-                _log.debug("no guest was booted: %s", error)
-                return False
-
-    def _boot_by_firecracker(self, kernel: Path, initrd: Path, directory: Path) -> bytes:
-        """What was on the console when the guest had answered, ended, or taken too long. A halt is no end here."""
-        elf, configuration, console = directory / "vmlinux", directory / "machine.json", directory / "console"
-        self.unpack_kernel(kernel, elf)
-        arguments = f"console=ttyS0 reboot=k panic=1 pci=off {PROBE_ARGUMENT}"
-        machine = {
-            "boot-source": {"kernel_image_path": str(elf), "initrd_path": str(initrd), "boot_args": arguments},
-            "drives": [],
-            "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
-        }
-        configuration.write_text(json.dumps(machine))
-        processes = LinuxProcesses()
-        argv = ["firecracker", "--no-api", "--config-file", str(configuration)]
-        process = processes.start(argv, log=console, cwd=directory)
-        deadline = time.monotonic() + _PROBE_S
-        while PROBE_ANSWER not in console.read_bytes() and time.monotonic() < deadline:
-            if processes.wait(process, 0.05):
-                break
-        processes.kill(process)
-        return console.read_bytes()
+        boot = _boot_by_qemu if which("qemu-system-x86_64") or not which("firecracker") else _boot_by_firecracker
+        try:
+            return PROBE_ANSWER in boot(kernel, initrd)
+        except BangerError as error:
+            _log.debug("no guest was booted: %s", error)
+            return False
 
     def _remembered(self) -> bool | None:
         try:
@@ -143,20 +125,56 @@ class LinuxTools:
         document = json.dumps({"boot_id": self._boot_id(), "boots": answer}).encode()
         with contextlib.suppress(OSError):  # not remembering costs a probe next time, nothing else
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with publishing(self._cache) as temporary:
-                temporary.write_bytes(document)
+            self._cache.write_bytes(document)  # in place: half of it, after a kill, is as good as nothing
 
 
-def _boot_by_qemu(kernel: Path, initrd: Path, directory: Path) -> bytes:
+def _boot_by_firecracker(kernel: Path, initrd: Path) -> bytes:
+    """What was on the console when the guest had answered, ended, or taken too long. A halt is no end here."""
+    from banger.linux.kernel import unpacked
+
+    with unnamed_files(3) as files:
+        elf, configuration, log = (path_of(file, os.getpid()) for file in files)
+        boot = {
+            "kernel_image_path": elf,
+            "initrd_path": str(initrd),
+            "boot_args": f"console=ttyS0 reboot=k panic=1 pci=off {PROBE_ARGUMENT}",
+        }
+        machine = {"boot-source": boot, "drives": [], "machine-config": {"vcpu_count": 1, "mem_size_mib": 256}}
+        fill(files[0], unpacked(kernel))
+        fill(files[1], json.dumps(machine).encode())
+        processes, console = LinuxProcesses(), Path(log)
+        argv = [*_WITH_US, "firecracker", "--no-api", "--config-file", configuration]
+        process = processes.start(argv, log=console, cwd=Path("/"))
+        deadline = time.monotonic() + _PROBE_S
+        while PROBE_ANSWER not in console.read_bytes() and time.monotonic() < deadline:
+            if processes.wait(process, 0.05):
+                break
+        processes.kill(process)
+        return console.read_bytes()
+
+
+def _boot_by_qemu(kernel: Path, initrd: Path) -> bytes:
     """What was on the console when the guest had ended, or taken too long."""
-    console = directory / "console"
-    command = [
-        *("qemu-system-x86_64", "-accel", "kvm", "-M", "q35", "-nodefaults", "-display", "none", "-m", "256M"),
-        *("-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot", "-serial", f"file:{console}"),
-        *("-append", f"console=ttyS0 {PROBE_ARGUMENT} panic=-1"),
-    ]
-    try:
-        run(command, timeout_s=_PROBE_S, accept=None)
-    except BangerError as error:
-        _log.debug("the probe guest did not end: %s", error)
-    return console.read_bytes() if console.exists() else b""
+    with unnamed_files(1) as (console,):
+        command = [
+            *(
+                *_WITH_US,
+                "qemu-system-x86_64",
+                "-accel",
+                "kvm",
+                "-M",
+                "q35",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-m",
+                "256M",
+            ),
+            *("-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot", "-serial", f"file:{path_of(console)}"),
+            *("-append", f"console=ttyS0 {PROBE_ARGUMENT} panic=-1"),
+        ]
+        try:
+            run(command, timeout_s=_PROBE_S, accept=None, inherit=[console.fileno()])
+        except BangerError as error:
+            _log.debug("the probe guest did not end: %s", error)
+        return console.read()

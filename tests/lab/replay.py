@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.lab.job import ALIVE_EVERY_S, CHECKOUT
+from tests.tally import tally
 
 __all__ = ["Replay", "Session", "StartLab"]
 
@@ -165,6 +166,9 @@ class Replay:
         events = [event for event in map(json.loads, lines) if "alive" not in event]
         for event in events:
             if "finished" in event:
+                if event["finished"] not in self._finished:  # else counted already, before a crash
+                    for row in event["tally"]:
+                        tally(**row)
                 self._finished.add(event["finished"])
             elif event["report"]["nodeid"] not in self._finished:  # else reported already, before a crash
                 self._reports.setdefault(event["report"]["nodeid"], []).append(event["report"])

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.lab.build import ROOT
+from tests.tally import added_up
 
 _OUTER = """
 import contextlib, json, subprocess, sys, time
@@ -87,7 +88,10 @@ def test_never_reached(): pass
 def _run(
     tmp_path: Path, inside: str, *options: str, silence_s: float = 60.0, still_s: float = 60.0
 ) -> tuple[dict[str, str], str]:
-    """Each test's outcome and what was said of it, and all that the outer pytest printed."""
+    """Each test's outcome and what was said of it, and all that the outer pytest printed.
+
+    What they have counted goes to the file `tally`.
+    """
     project = tmp_path / "project"
     (project / "inside").mkdir(parents=True)
     (project / "conftest.py").write_text(_CONFTEST)
@@ -98,7 +102,7 @@ def _run(
         (project / place / f"test_{name}.py").write_text(f"def test_{name}(outside): pass\n")
     done = subprocess.run(
         [sys.executable, "-c", _OUTER, str(project), str(silence_s), str(still_s), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BANGER_TEST_TALLY": str(tmp_path / "tally")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -136,6 +140,7 @@ def test_outcomes_are_those_of_the_inside(tmp_path: Path) -> None:
 _CRASHES = """
 import os
 from pathlib import Path
+from tests.tally import tally
 LOG = Path(__file__).with_name("log")
 def begun(name):
     with LOG.open("a") as log:
@@ -143,7 +148,10 @@ def begun(name):
     return LOG.read_text().count(name)
 def test_first():
     begun("first")
+    tally("first", tried=1, lost=0)
 def test_crashes():
+    tally("crashes", tried=1)
+    tally("crashes", lost=0)
     if begun("crashes") <= TIMES:
         HOW
 def test_last():
@@ -167,6 +175,8 @@ def test_machine_that_crashes_is_begun_again_from_the_first_of_the_file(tmp_path
     assert set(outcomes.values()) == {"passed"}, said
     assert len(outcomes) == 5
     assert (tmp_path / "project/inside/log").read_text() == "first crashes first crashes first crashes last "
+    once = {"tried": 1, "lost": 0}
+    assert added_up((tmp_path / "tally").read_text().splitlines()) == {"first": once, "crashes": once}
 
 
 def test_machine_that_crashes_time_and_again_is_a_failure(tmp_path: Path) -> None:

@@ -109,10 +109,10 @@ def test_patch_many_files_is_three_looks_and_one_change(disk: Path, monkeypatch:
     runs: list[bool] = []
     real = debugfs._run
 
-    def counted(disk: Path, commands: list[str], *, writing: bool) -> list[bytes]:
+    def counted(disk: Path, commands: list[str], inherit: list[int], *, writing: bool) -> list[bytes]:
         nonlocal runs
         runs += [writing] if commands else []
-        return real(disk, commands, writing=writing)
+        return real(disk, commands, inherit, writing=writing)
 
     monkeypatch.setattr(debugfs, "_run", counted)
     files = [GuestFile(f"/etc/d{index % 7}/{index}", b"%d" % index, 0o600 + index % 8, index) for index in range(200)]
@@ -120,6 +120,29 @@ def test_patch_many_files_is_three_looks_and_one_change(disk: Path, monkeypatch:
     assert runs.count(True) == 1 and len([run for run in runs if not run]) <= 3
     monkeypatch.undo()
     assert EXT4.read(disk, [file.path for file in files]) == {file.path: file for file in files}
+
+
+def test_contents_go_through_memory_in_parts_and_leave_nothing_to_a_kill(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")  # no file can be made there
+    monkeypatch.setattr(debugfs, "AT_ONCE", 3)
+    monkeypatch.setattr(ext4_patch, "AT_ONCE", 3)
+    real, seen = debugfs._run, set[str]()
+
+    def watched(disk: Path, commands: list[str], inherit: list[int], *, writing: bool) -> list[bytes]:
+        seen.update(path.name for path in disk.parent.iterdir())
+        return real(disk, commands, inherit, writing=writing)
+
+    monkeypatch.setattr(debugfs, "_run", watched)
+    files = [GuestFile(f"/etc/{index}", os.urandom(index * 1000)) for index in range(8)]
+    EXT4.patch(disk, files, directories=[Node("/srv", "directory")])
+    debugfs.change(disk, [f"symlink /{name} /etc/{'x/../' * 20}{name}" for name in range(7)])
+    assert EXT4.read(disk, [file.path for file in files]) == {file.path: file for file in files}
+    found = EXT4.lookup(disk, [f"/{name}" for name in range(7)])
+    assert [inode and inode.target for inode in found.values()] == [f"/etc/{'x/../' * 20}{name}" for name in range(7)]
+    assert seen == {disk.name}
+    fsck.verify(disk, "the test")
 
 
 def test_patch_a_hard_linked_file_leaves_its_other_name(disk: Path) -> None:

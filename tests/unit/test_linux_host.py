@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,25 @@ def test_kvm_boots_is_asked_again_after_a_reboot_or_with_a_broken_memory(
     assert calls(tmp_path) == 3
 
 
+def test_guest_of_the_probe_ends_with_whoever_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = tools(tmp_path, monkeypatch, "nothing")
+    program, told = tmp_path / "bin" / "qemu-system-x86_64", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {told}.new; mv {told}.new {told}; exec sleep 60\n")
+    pid = os.fork()
+    if pid == 0:
+        asking.kvm_boots(Path("k"), Path("i"))
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while not told.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    guest = Path("/proc", told.read_text().strip(), "comm")
+    while guest.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not guest.exists()
+
+
 def test_kvm_without_the_device_is_no_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = tools(tmp_path, monkeypatch, "banger: probe")
     (tmp_path / "kvm").unlink()
@@ -118,6 +140,9 @@ def test_make_ssh_key_is_a_pair_that_only_we_can_read(tmp_path: Path) -> None:
     host = LinuxHost(tmp_path / "cache")
     if host.tools.which("ssh-keygen") is None:
         pytest.skip("needs ssh-keygen")
+    (tmp_path / ".banger-stage-key").mkdir()  # of one that was killed
+    for name in (".banger-stage-key/key", ".key.tmp"):
+        (tmp_path / name).write_text("half")
     host.tools.make_ssh_key(tmp_path / "key", "web-1")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "key").read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")

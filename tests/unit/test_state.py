@@ -111,6 +111,16 @@ def test_state_that_is_gone_is_not_taken_for_none(tmp_path: Path) -> None:
     assert not (tmp_path / "state.json").exists()
 
 
+def test_state_that_is_its_own_previous_one_after_a_kill_leaves_nothing(tmp_path: Path) -> None:
+    """Killed between the two renames, and then rename(2) does nothing, for both are names of one file."""
+    with store(tmp_path).transaction() as records:
+        records.put(record("web"))
+    (tmp_path / "state.json.bak").hardlink_to(tmp_path / "state.json")
+    with store(tmp_path).transaction() as records:
+        records.put(record("db"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["locks", "state.json", "state.json.bak"]
+
+
 def test_previous_state_that_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "state.json.bak" / "x").mkdir(parents=True)
     for name in ("web", "db"):

@@ -2,98 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.capabilities import device_mapper, firecracker, kvm_boots, network_namespaces, require
-from tests.functional.machine import ROOT, Banger
 from tests.lab.build import lab_image
-
-OVERLAY = "overlay: 1GiB"
-SMALL = "overlay: 64MiB"
-NETNS = "banger-lab"
+from tests.lab.microvms import NETNS, NOTHING, Host, left, microvm_host, pids, said, words
 
 
-@dataclass(frozen=True)
-class Host(Banger):
-    """The home, and what of it is on this machine."""
-
-    def playbook(self, overlay: str = SMALL) -> Path:
-        """The one that users are shown, with overlays that are soon full."""
-        shown = (ROOT / "playbooks" / "microvm.yml").read_text()
-        assert OVERLAY in shown
-        path = self.home / "playbook.yml"
-        path.write_text(shown.replace(OVERLAY, overlay))
-        return path
-
-    def up(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """A command that boots guests. One that stood still or fell over, as in an emulated KVM, is booted again."""
-        for _ in range(3):
-            done = self.run(*arguments, check=False)
-            said = done.stdout + done.stderr
-            if "the guest did not answer ssh" not in said and "the VM stopped while it was starting" not in said:
-                break
-        assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def apply(self, *more: str, web: str, db: str, overlay: str = SMALL) -> dict[str, dict[str, Any]]:
-        """The recaps by subject."""
-        wish = ("-e", f"web={web}", "-e", f"db={db}")
-        done = self.up("apply", self.playbook(overlay), *wish, *more, "--format", "json")
-        events = [json.loads(line) for line in done.stdout.splitlines()]
-        return {event["subject"]: event for event in events if event["type"] == "recap"}
-
-    def begun(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A command that is under way."""
-        return subprocess.Popen(
-            [*self.command, *arguments],
-            env={**os.environ, "BANGER_HOME": str(self.home)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def show(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.run("vm", "show", name, "--format", "json").stdout))
-
-    def handles(self, name: str) -> dict[str, dict[str, Any]]:
-        path = Path(self.show(name)["directory"]) / "handles.json"
-        return dict(json.loads(path.read_text())["handles"])
-
-
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-
-
-def _words(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return [b""]
-
-
-def left() -> dict[str, list[str]]:
-    """Every kernel object that could be ours, in the whole machine."""
-    backing = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    ours = [words for pid in _pids() if _is_ours(words := _words(pid))]
-    return {
-        "processes": [b" ".join(words).decode() for words in ours],
-        "loops": [path for path in backing if "/vms/" in path or "/images/" in path],
-        "dm": _said("dmsetup", "ls").replace("No devices found", "").split(),
-        "namespaces": [path.name for path in Path("/run/netns").glob("*")],
-        "links": [path.name for path in Path("/sys/class/net").iterdir() if path.name != "lo"],
-        "tables": _said("nft", "list", "tables").split(),
-        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if "banger" in line],
-    }
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with microvm_host(tmp_path_factory.mktemp("m")) as made:
+        yield made
 
 
 def _made(what: str) -> list[str]:
@@ -103,36 +28,6 @@ def _made(what: str) -> list[str]:
     command = ("ip", "-o", "link", "show", "type", "tun") if what == "links" else ("nft", "list", "tables")
     done = subprocess.run(("ip", "netns", "exec", NETNS, *command), capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
-
-
-def _is_ours(words: list[bytes]) -> bool:
-    programs = (b"firecracker", b"jailer", b"vsock.py", b"console_relay.py")
-    return words[0].endswith(programs[:2]) or any(word.endswith(programs[2:]) for word in words)
-
-
-def _said(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-NOTHING: dict[str, list[str]] = {
-    name: [] for name in ("processes", "loops", "dm", "namespaces", "links", "tables", "mounts")
-}
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    for reason in (device_mapper(), kvm_boots(), network_namespaces(), firecracker()):
-        require(reason, lab_only=True)
-    home = tmp_path_factory.mktemp("m")
-    image = lab_image()
-    (home / "images" / image.name).mkdir(parents=True)  # a kernel is unpacked into it, and the lab's own is read-only
-    for file in image.iterdir():
-        (home / "images" / image.name / file.name).symlink_to(file)
-    made = Host(home)
-    yield made
-    made.run("vm", "delete", "web", "db", check=False)
-    made.run("vm", "delete", "web", check=False)
-    made.run("vm", "delete", "db", check=False)
 
 
 def test_vm_is_made_stopped_and_leaves_no_kernel_object(host: Host) -> None:
@@ -149,12 +44,12 @@ def test_supervisor_is_killed_and_the_vm_lives_on(host: Host) -> None:
     handles = host.handles("web")
     vmm, disk, tap = handles["web/vmm"], handles["web/root/snapshot"], handles["web/network/tap"]
     assert Path(f"/proc/{vmm['pid']}/comm").read_text() == "firecracker\n"
-    assert disk["dm_name"] in _said("dmsetup", "ls").split()
+    assert disk["dm_name"] in said("dmsetup", "ls").split()
     assert Path(f"/sys/block/{Path(disk['base_loop']).name}/loop/backing_file").read_text().strip() == str(
         lab_image() / "rootfs.ext4"
     )
     assert "/vms/" in Path(f"/sys/block/{Path(disk['cow_loop']).name}/loop/backing_file").read_text()
-    assert tap["tap"] in _said("ip", "-n", NETNS, "-o", "link")
+    assert tap["tap"] in said("ip", "-n", NETNS, "-o", "link")
 
     with host.begun("vm", "run", "--name", "web", "--", "sleep", "1000") as supervisor:
         time.sleep(5)
@@ -207,7 +102,7 @@ def test_each_process_is_killed_in_turn(host: Host) -> None:
         time.sleep(5)
         session.kill()
     assert host.states() == {"web": "running"}
-    (relay,) = [pid for pid in _pids() if any(b"console_relay" in word for word in _words(pid))]
+    (relay,) = [pid for pid in pids() if any(b"console_relay" in word for word in words(pid))]
     os.kill(relay, signal.SIGKILL)
     assert host.inside("web", "cat", "/etc/hostname").stdout == "web\n"
     os.kill(host.vmm_pid("web"), signal.SIGKILL)
