@@ -11,7 +11,7 @@ and `vmm_`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,11 @@ def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostV
 
 
 @hookspec
-def image_recipe(spec: ImageSpec) -> dict[str, Any]:  # type: ignore[empty-body]
-    """Everything that decides what comes out, as JSON values; its digest names the image. Asked of the source."""
+def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:  # type: ignore[empty-body]
+    """Everything that decides what comes out, as JSON values; its digest names the image. Asked of the source.
+
+    `digest_of` is the sha256 of a file, which is read only when it is not the one that was read before.
+    """
 
 
 @hookspec

@@ -19,6 +19,7 @@ from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_par
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
 from banger.core.destroy import resources_of, take_away, write_off
+from banger.core.digests import Digests
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard, locked
@@ -35,7 +36,7 @@ from banger.core.state import VmRecord
 from banger.errors import BangerError, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
 from banger.imagedirectory import FACTS
-from banger.types import Mount
+from banger.types import ImageSpec, Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class Run:
         ids = new_ids([vm.name for vm in playbook.vms], records, options.kept.ids if options.kept else {})
         self._roster = Roster(session, playbook, options.restart, options.recreate, ids)
         self._cancelled = Flag()
+        self._digests = Digests(session.home)
         self._drafted: dict[str, tuple[VmRecord, Member]] = {}
         """By name: the record that was allocated, and the VM that was put together for it."""
 
@@ -182,7 +184,7 @@ class Run:
                 continue
             name = request.spec.name
             try:
-                plans[name] = images.plan_image(self._session.home, self._session.plugins, request.spec, config)
+                plans[name] = self._plan_image(request.spec, config)
                 mounts[name] = config.mounts
             except PlaybookError as error:
                 problems += error.problems
@@ -194,6 +196,9 @@ class Run:
         if problems:
             raise PlaybookError(problems)
         return plans
+
+    def _plan_image(self, spec: ImageSpec, customisation: GuestConfig) -> ImagePlan:
+        return images.plan_image(self._session.home, self._session.plugins, spec, customisation, self._digests)
 
     @property
     def drafts(self) -> list[Member]:
@@ -288,6 +293,7 @@ class Run:
         """Record what is wanted, make the keys, and put the members together."""
         session = self._session
         key = access.ensure_ssh_key(session.host, session.home) if self._roster.wanted else ""
+        self._digests.save(session.host)
         for image in self._roster.image_plans.values():
             if image.recipe:
                 recipe.save(session.host, image.directory, image.recipe)

@@ -15,6 +15,7 @@ from typing import Any
 from banger.core import fstab, images, tasks, variables, yaml_source
 from banger.core.choice import settle
 from banger.core.converge import ApplyOptions, Run
+from banger.core.digests import Digests
 from banger.core.guest_files import FSTAB
 from banger.core.members import Member
 from banger.core.options import keys_of
@@ -256,7 +257,7 @@ class _Guest:
         request, config, session = image.request, GuestConfig(), image.session
         facts = {"image": tasks.ImageFacts(request.spec.name, "")}
         tasks.contribute(config, request.tasks, facts, request.variables, session.plugins.guest_modules())
-        base = images.plan_image(session.home, session.plugins, request.spec, config).base
+        base = images.plan_image(session.home, session.plugins, request.spec, config, Digests(session.home)).base
         built = session.view.files.status(base / FACTS) is not None
         table = images.read_facts(session.view, base).fstab or "" if built else None
         scope = image.written.scope if image.written else Scope()

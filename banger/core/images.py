@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from banger.core import fstab
+from banger.core.digests import Digests
 from banger.core.guest_files import FSTAB, digest_of
 from banger.core.home import Home
 from banger.core.plugins import Plugins
@@ -115,9 +116,11 @@ def image_of_record(home: Home, host: HostView, name: str, digest: str) -> Image
     return Image(name, digest, directory, read_facts(host, directory) if built else UNBUILT)
 
 
-def plan_image(home: Home, plugins: Plugins, spec: ImageSpec, customisation: GuestConfig) -> ImagePlan:
+def plan_image(
+    home: Home, plugins: Plugins, spec: ImageSpec, customisation: GuestConfig, digests: Digests
+) -> ImagePlan:
     """Where this image lies and how it gets there. An image without customisation is its base."""
-    recipe = plugins.image_recipe(spec)
+    recipe = plugins.image_recipe(spec, digests.of)
     base_digest = _digest({"source": spec.source, "recipe": recipe})
     base = home.image_directory(base_digest)
     resources = plugins.prepare_image(spec, base)

@@ -167,8 +167,8 @@ class Plugins:
         plugin = f"network_{network.plugin}"
         return self._one(plugin, "allocate_nic", Nic, network=network, vm_id=vm_id, taken=taken, host=host)
 
-    def image_recipe(self, spec: ImageSpec) -> dict[str, Any]:
-        return self._one(f"image_{spec.source}", "image_recipe", dict, spec=spec)
+    def image_recipe(self, spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:
+        return self._one(f"image_{spec.source}", "image_recipe", dict, spec=spec, digest_of=digest_of)
 
     def prepare_image(self, spec: ImageSpec, directory: Path) -> list[Resource]:
         plugin = f"image_{spec.source}"

@@ -96,7 +96,7 @@ def document_of(config: GuestConfig) -> dict[str, Any]:
         "kernel_arguments": config.kernel_arguments,
         "authorized_keys": config.authorized_keys,
         _TASKS: {
-            "files": [f.path for f in part.files()],
+            "files": sorted(part.claims("files")),
             "directories": [d.path for d in part.directories()],
             "mounts": [unshaped(mount) for mount in part.mounts],
             "dropped_mounts": part.dropped_mounts,

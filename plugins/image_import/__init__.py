@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,24 @@ def register_image_source() -> ImageSource:
 
 
 @hookimpl
-def image_recipe(spec: ImageSpec) -> dict[str, Any]:
+def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:
     """What the files hold decides the image, not where they lie. Raises PlaybookError when one cannot be read."""
     options = located(spec)
+
+    def content(path: str) -> str:
+        try:
+            return digest_of(Path(path))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = error.strerror if isinstance(error, OSError) else error
+            message = f"{path!r}, of the image '{spec.name}', cannot be read: {reason}"
+            raise PlaybookError([Problem(spec.place, message, "paths are relative to the playbook")]) from error
+
     return {
         "builder": BUILDER,
         "format": options.format,
-        "content": _sha256(options.path, spec),
-        "kernel": None if options.kernel is None else _sha256(options.kernel, spec),
-        "initrd": None if options.initrd is None else _sha256(options.initrd, spec),
+        "content": content(options.path),
+        "kernel": None if options.kernel is None else content(options.kernel),
+        "initrd": None if options.initrd is None else content(options.initrd),
     }
 
 
@@ -55,13 +63,3 @@ def located(spec: ImageSpec) -> ImportOptions:
     kernel = None if options.kernel is None else str(base / options.kernel)
     initrd = None if options.initrd is None else str(base / options.initrd)
     return replace(options, path=str(base / options.path), kernel=kernel, initrd=initrd)
-
-
-def _sha256(path: str, spec: ImageSpec) -> str:
-    try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        message = f"{path!r}, of the image '{spec.name}', cannot be read: {reason}"
-        raise PlaybookError([Problem(spec.place, message, "paths are relative to the playbook")]) from error

@@ -171,19 +171,25 @@ def test_image_without_a_kernel_says_so(host: LinuxHost, tmp_path: Path) -> None
         build(host, tmp_path / "0123", tmp_path / "bare.img")
 
 
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_recipe_goes_by_content_not_by_name(tar: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copy(tar, copy)
-    first, second = (plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(path)))) for path in (tar, copy))
+    first, second = (
+        plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(path))), digest_of) for path in (tar, copy)
+    )
     assert first == second and json.loads(json.dumps(first)) == first
     copy.write_bytes(b"other")
-    assert plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(copy)))) != first
+    assert plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(copy))), digest_of) != first
 
 
 def test_recipe_of_a_missing_file_is_a_problem_of_the_playbook() -> None:
     place = Place("/somewhere/playbook.yml", 3, 7)
     with pytest.raises(PlaybookError, match="No such file") as error:
-        plugin.image_recipe(ImageSpec("i", "import", ImportOptions("images/root.tar"), place=place))
+        plugin.image_recipe(ImageSpec("i", "import", ImportOptions("images/root.tar"), place=place), digest_of)
     (problem,) = error.value.problems
     assert problem.place == place
     assert "/somewhere/images/root.tar" in problem.message, "relative to the playbook"
