@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from banger.core import access, by_hand, images, recipe, saved_guest, saved_record, tasks
-from banger.core.apply import Interrupted, NoJournal, Outcome, carry_out, in_parallel
+from banger.core import access, building, by_hand, images, recipe, saved_guest, saved_record, tasks
+from banger.core.apply import Interrupted, Outcome, carry_out, in_parallel
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
 from banger.core.destroy import resources_of, take_away, write_off
 from banger.core.digests import Digests
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
-from banger.core.locks import discard, locked
+from banger.core.locks import discard
 from banger.core.members import Member, Roster, new_ids
 from banger.core.plan import Plan, plan
 from banger.core.planfile import PlanFile, fingerprint
@@ -144,7 +143,9 @@ class Run:
         reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
         outcomes = []
         for image in image_plans.values():
-            outcomes.append(self._build(image))
+            todo = building.plan_of(self._session, image)
+            made = building.build(self._session, image, self._cancelled) if todo.changes else self._told(todo)
+            outcomes.append(made)
             if outcomes[-1].error or self._cancelled.is_set():
                 return self._cut_short(outcomes)
         if any(outcome.changed for outcome in outcomes):
@@ -228,7 +229,7 @@ class Run:
         """What is to be done about everything, in order."""
         session = self._session
         plans: list[tuple[Plan, Member | None]] = [
-            *((_image_plan(session, image), None) for image in image_plans.values()),
+            *((building.plan_of(session, image), None) for image in image_plans.values()),
             *((self._removal(record), None) for record in self._recorded(self._absent)),
         ]
         return [*plans, *((self._roster.plan(member), member) for member in self.drafts)]
@@ -249,35 +250,6 @@ class Run:
         members = self._roster.members(allocated, records.by_name(), problems)
         self._drafted = {member.request.name: (allocated[member.request.name], member) for member in members}
         return members
-
-    # --- images
-
-    def _build(self, image: ImagePlan) -> Outcome:
-        """Base and customisation are each kept when the other fails: a base is minutes of work."""
-        session = self._session
-        todo = _image_plan(session, image)
-        if not todo.changes:
-            return self._told(todo)
-        names = dict.fromkeys(f"image-{directory.name}" for directory in (image.base, image.directory))
-
-        def task(cancelled: Flag) -> Outcome:
-            total = Outcome(todo.subject)
-            for action in todo.actions:
-                done = carry_out(replace(todo, actions=(action,)), session.host, NoJournal(), session.report, cancelled)
-                total = replace(total, ok=total.ok + done.ok, changed=total.changed + done.changed, error=done.error)
-                if done.error:
-                    break
-            return total
-
-        with ExitStack() as stack:
-            for name in names:
-                stack.enter_context(locked(session.home.lock(name), purpose="building an image"))
-            todo = _image_plan(session, image)  # whoever held the locks may have built it
-            self._session.announce(todo)
-            (outcome,) = in_parallel({todo.subject: task}, 1, session.report, self._cancelled)
-            for name in names:
-                discard(session.home.lock(name))
-        return outcome
 
     # --- VMs
 
@@ -398,10 +370,6 @@ class Run:
         outcome = Outcome(todo.subject, kept, todo.changes, pending, skipped=skipped)
         self._session.report(outcome.recap)
         return outcome
-
-
-def _image_plan(session: Session, image: ImagePlan) -> Plan:
-    return plan(f"image/{image.name}", images.needed(session.view, image), session.view, {})
 
 
 def _changes(todo: Plan | BangerError) -> bool:
