@@ -31,7 +31,7 @@ NEEDED = ("ssh-keygen -q", "mke2fs -q", "debugfs -w", "e2fsck -fn")
 """What one VM takes; besides, one `debugfs -f` looks at the image, for all of them."""
 _DISK_BYTES = 128 * 2**20
 _EXTENDED = "lazy_itable_init=0,lazy_journal_init=1,discard,root_owner=0:0"
-_SMALL = ("known_hosts", "guest.json", "root.image", "guest-files-root.json")
+_SMALL = ("known_hosts", "guest.json", "record.json", "teardown.sh", "root.image", "guest-files-root.json")
 _KEPT = (*_SMALL, "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub")
 
 

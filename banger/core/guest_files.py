@@ -141,7 +141,7 @@ class GuestFiles(Resource):
         if host.files.status(self.manifest) is None:
             return None
         try:
-            document = json.loads(host.files.read(self.manifest))
+            document = dict(json.loads(host.files.read(self.manifest)))
             no_log = list(document.get("no_log", ()))
             return {"files": dict(document["files"]), "disk": document["disk"], "no_log": no_log}
         except (ValueError, TypeError, KeyError, RecursionError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,17 +23,23 @@ from banger.linux.run import run
 from banger.types import GuestFile
 
 _RESIZE_TIMEOUT_S = 3600.0
+_SETTLED_NS = 2 * 10**9
+"""What was changed this shortly ago may change again within one tick of the file system's clock."""
+_Identity = tuple[int, int, int, int]
 
 
 class LinuxExt4:
     """See `banger.host.Ext4`. Raises DiskError with the disk and the step that failed, Busy for a disk in use."""
+
+    def __init__(self) -> None:
+        self._settled: dict[Path, tuple[_Identity, DiskView]] = {}
 
     def lookup(
         self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
     ) -> dict[str, Inode | None]:
         """Each path's own inode on `disk`; symlinks in its directories are followed."""
         with _failing("look into", disk):
-            found = _located(DiskView(disk, prefix, base), paths)
+            found = _located(self._view(disk, prefix, base), paths)
             return {path: status.inode if status else None for path, status in found.items()}
 
     def read(
@@ -47,7 +55,17 @@ class LinuxExt4:
     def resolve(self, disk: Path, path: str) -> str:
         """The path with every symlink in its directories followed inside the image."""
         with _failing("look into", disk):
-            return follow([path], DiskView(disk).look)[path]
+            return follow([path], self._view(disk).look)[path]
+
+    def _view(self, disk: Path, prefix: str = "", base: Path | None = None) -> DiskView:
+        """Where one looks. Into a file that nobody writes, an image, all VMs of a run look at the same paths."""
+        identity = None if prefix or base else _identity(disk)
+        if identity is None:
+            return DiskView(disk, prefix, base)
+        known = self._settled.get(disk)
+        if known is None or known[0] != identity:
+            known = self._settled[disk] = identity, DiskView(disk)
+        return known[1]
 
     def make(
         self, path: Path, size_bytes: int, nodes: Sequence[Node] = (), *, label: str = "", uuid: str | None = None
@@ -112,6 +130,15 @@ class LinuxExt4:
         """A new image at `destination` whose root is `directory` of `source`: contents, modes and owners."""
         with _failing("make", destination):
             ext4_make.copy_tree(source, directory, destination, size_bytes, label=label, uuid=uuid)
+
+
+def _identity(disk: Path) -> _Identity | None:
+    """Which file it is, as long as it is the same; None for what may be written to without that being seen."""
+    found = disk.stat()
+    changed_ns = max(found.st_mtime_ns, found.st_ctime_ns)
+    if not stat.S_ISREG(found.st_mode) or time.time_ns() - changed_ns < _SETTLED_NS:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, changed_ns
 
 
 @contextlib.contextmanager

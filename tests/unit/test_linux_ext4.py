@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,30 @@ def in_own_mounts(script: str, *arguments: str | Path) -> str:
         pytest.skip("needs to mount a loop device in a namespace of its own")
     program = f"set -e; mount --make-rprivate /; {script}"
     return run(["unshare", "-m", "sh", "-c", program, "sh", *arguments], timeout_s=60, merge=True).output
+
+
+# --- looking ---
+
+
+def test_image_that_nobody_writes_is_looked_into_once(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Path] = []
+    statuses = debugfs.statuses
+
+    def watched(disk: Path, paths: Iterable[str]) -> dict[str, debugfs.Status | None]:
+        looks.extend([disk] if (paths := list(paths)) else [])
+        return statuses(disk, paths)
+
+    monkeypatch.setattr(debugfs, "statuses", watched)
+    ext4 = LinuxExt4()
+    assert [bool(ext4.lookup(disk, ["/f"])["/f"]) for _ in range(2)] == [True, True]
+    assert len(looks) == 2, "it was made just now"
+    long_ago = disk.stat().st_mtime_ns - 10**10
+    monkeypatch.setattr("time.time_ns", lambda: long_ago + 10**12)
+    assert [bool(ext4.lookup(disk, ["/f"])["/f"]) for _ in range(3)] == [True] * 3
+    assert len(looks) == 3
+    os.utime(disk, ns=(long_ago, long_ago))
+    ext4.lookup(disk, ["/f"])
+    assert len(looks) == 4, "it is another file now"
 
 
 # --- new images --------------------------------------------------------------------------------------------------
