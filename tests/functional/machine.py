@@ -129,7 +129,7 @@ def _mentioning(mark: str, lines: Iterable[str]) -> list[str]:
 
 
 def _files(home: Path) -> list[str]:
-    """All but the images, which are a cache, and the state file, whose records are counted."""
-    kept = re.compile(r"images(/|$)|state\.json(\.bak)?$|locks/(state|image-.*)\.lock$")
+    """All but caches, the images among them, and the state file, whose records are counted."""
+    kept = re.compile(r"images(/|$)|cache(/digests\.json)?$|state\.json(\.bak)?$|locks/(state|image-.*)\.lock$")
     relative = (str(path.relative_to(home)) for path in home.rglob("*"))
     return [name for name in relative if not kept.match(name)]

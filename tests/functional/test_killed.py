@@ -23,7 +23,7 @@ from tests.functional.test_interrupt import playbook as solo_playbook
 from tests.functional.tiny import PLAYBOOK, Tiny
 from tests.networks import namespace_name
 from tests.tally import tally
-from tests.tinyguests import DEAF, elf, tiny_guests
+from tests.tinyguests import POLITE, elf, tiny_guests
 
 pytestmark = pytest.mark.slow
 
@@ -157,14 +157,14 @@ MICROVMS = """\
 
 @pytest.fixture
 def microvms(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tiny, str]]:
-    """A home with two VMs on a network in a namespace of this name; their guests never answer."""
+    """A home with two VMs on a network in a namespace of this name; their guests never answer, and end when asked."""
     require(network_namespaces())
     require(programs("nft", "setpriv"))
     require(tiny_guests())
     monkeypatch.setenv("PATH", f"{firecracker_binaries()}:{os.environ['PATH']}")
     with namespace_name() as netns:
         tiny = Tiny.make(tmp_path_factory.mktemp("m"), MICROVMS.replace("NETNS", netns))
-        (tiny.directory / "kernel").write_bytes(elf(DEAF))
+        (tiny.directory / "kernel").write_bytes(elf(POLITE))
         yield tiny, netns
         tiny.run("destroy", tiny.playbook)
 
