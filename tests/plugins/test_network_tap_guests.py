@@ -19,6 +19,7 @@ import banger_network_tap as plugin
 import pytest
 from banger_network_tap.names import bridge_mac
 from banger_network_tap.port import TapPort
+from banger_network_tap.rules import Rules
 
 from banger.errors import CommandError, HostError
 from banger.host import Links, LinksView, NetworkState
@@ -266,8 +267,8 @@ def test_need_tries_the_rules_themselves_and_leaves_nothing(host: LinuxHost, mon
         before = look(host, "")
         assert need.check(host) == Finding(True, "can be made")
         assert look(host, "") == before
-    whole = plugin.Rules.text
-    monkeypatch.setattr(plugin.Rules, "text", lambda rules: whole(rules).replace("masquerade", "masks"))
+    whole = Rules.text
+    monkeypatch.setattr(Rules, "text", lambda rules: whole(rules).replace("masquerade", "masks"))
     found = need.check(host)
     assert not found.met
     assert re.search(r"its firewall cannot be made: .*stdin:\d+", found.found)
