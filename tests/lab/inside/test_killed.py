@@ -12,9 +12,9 @@ import pytest
 from tests.lab.microvms import NOTHING, Host, left, microvm_host
 from tests.tally import tally
 
-_ROUNDS = 15
-_LONGEST_S = 5.0
-"""Less than a guest takes to boot: nothing here waits for one."""
+_ROUNDS = 12
+_SHORTEST_S, _LONGEST_S = 2.5, 10.0
+"""About what the command takes to begin there, and less than a guest takes to boot: nothing here waits for one."""
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_killed_at_random_moments_leaves_nothing_that_the_next_command_does_not_
         if act[0] == "vm" and "web" not in host.states():
             host.apply(web="stopped", db="absent")
         if act[1] == "stop":
-            tried += killed(host, moments.uniform(0, _LONGEST_S), "vm", "start", "web")
-        tried += killed(host, moments.uniform(0, _LONGEST_S), *act)
+            tried += killed(host, moments.uniform(_SHORTEST_S, _LONGEST_S), "vm", "start", "web")
+        tried += killed(host, moments.uniform(_SHORTEST_S, _LONGEST_S), *act)
         seen |= {kind for kind, there in left().items() if there}
         if "web" in host.states():
             host.run("vm", "delete" if turn % 2 else "stop", "web")
