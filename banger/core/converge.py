@@ -265,7 +265,7 @@ class Run:
         """Record what is wanted, make the keys, and put the members together."""
         session = self._session
         key = access.ensure_ssh_key(session.host, session.home) if self._roster.wanted else ""
-        self._digests.save(session.host)
+        self._digests.save()
         for image in self._roster.image_plans.values():
             if image.recipe:
                 recipe.save(session.host, image.directory, image.recipe)

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from banger.core.home import Home
+from banger.core.locks import make_private
 from banger.core.shape import json_of
-from banger.host import Host
 
 _SETTLED_NS = 2 * 10**9
 """A file that was changed this shortly ago may change again within one tick of its clock; it is not remembered."""
@@ -40,13 +40,16 @@ class Digests:
             self._used[str(path)] = [*identity, digest]
         return digest
 
-    def save(self, host: Host) -> None:
-        """Remember those that were asked for; nothing is written when all are remembered already."""
+    def save(self) -> None:
+        """Remember those that were asked for; nothing is written when all are remembered already.
+
+        In place, so that a kill leaves no other file: half of one only means to read again.
+        """
         known = self._remembered()
         if any(known.get(path) != entry for path, entry in self._used.items()):
             there = {path: entry for path, entry in known.items() if Path(path).exists()}
-            host.files.make_directory(self._path.parent)
-            host.files.write(self._path, json_of({**there, **self._used}))
+            make_private(self._path.parent)
+            self._path.write_bytes(json_of({**there, **self._used}))
 
     def _remembered(self) -> dict[str, list[object]]:
         if self._known is None:

@@ -50,7 +50,7 @@ def asked(home: Home, host: LinuxHost, path: Path) -> str:
     """By a run of its own."""
     digests = Digests(home)
     answer = digests.of(path)
-    digests.save(host)
+    digests.save()
     return answer
 
 
