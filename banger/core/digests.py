@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from banger.core.home import Home
@@ -43,13 +44,14 @@ class Digests:
     def save(self) -> None:
         """Remember those that were asked for; nothing is written when all are remembered already.
 
-        In place, so that a kill leaves no other file: half of one only means to read again.
+        In place, so that a kill leaves no other file: half of one only means to read again, and so does a full disk.
         """
         known = self._remembered()
         if any(known.get(path) != entry for path, entry in self._used.items()):
             there = {path: entry for path, entry in known.items() if Path(path).exists()}
-            make_private(self._path.parent)
-            self._path.write_bytes(json_of({**there, **self._used}))
+            with suppress(OSError):
+                make_private(self._path.parent)
+                self._path.write_bytes(json_of({**there, **self._used}))
 
     def _remembered(self) -> dict[str, list[object]]:
         if self._known is None:
