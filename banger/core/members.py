@@ -183,7 +183,11 @@ class Roster:
         if old and record.nic == old.nic and old.nic.network != request.network:
             waiting += ((f"network {old.nic.network} -> {request.network}", "restart"),)
         record = replace(record, image_digest=image.digest)
-        vm = replace(session.vm(record, running=request.state == "running"), place=request.place)
+        vm = replace(
+            session.vm(record, running=request.state == "running"),
+            place=request.place,
+            work_disk_bytes=request.work_disk_bytes,
+        )
         config = GuestConfig()
         session.plugins.contribute_guest_config(config, vm, image)
         facts = {"vm": tasks.VmFacts.of(vm), "image": tasks.ImageFacts.of(image)}
@@ -272,6 +276,7 @@ def _record(
 ) -> VmRecord:
     """What goes with the card is the card's: a VM that waits on another network waits under its VMM too."""
     waits = old if old and old.nic is nic and nic.network != network.name else None
+    files = VmFiles(session.home.vm_directory(vm_id))
     return VmRecord(
         id=vm_id,
         name=request.name,
@@ -280,7 +285,7 @@ def _record(
         vcpus=request.vcpus,
         memory_bytes=request.memory_bytes,
         root_disk_bytes=request.root_disk_bytes,
-        work_disk_bytes=request.work_disk_bytes,
+        work_disk_bytes=_work_disk_bytes(session, request, files),
         storage=request.storage,
         workdisk=request.workdisk,
         vmm=waits.vmm if waits else request.vmm,
@@ -288,10 +293,16 @@ def _record(
         network_options=waits.network_options if waits else _plain(network.options),
         overlay_bytes=request.overlay_bytes,
         jailed=waits.jailed if waits else request.jailed,
-        runtime=_runtime(request, old, vm_id, nic, VmFiles(session.home.vm_directory(vm_id))),
+        runtime=_runtime(request, old, vm_id, nic, files),
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),
     )
+
+
+def _work_disk_bytes(session: Session, request: VmRequest, files: VmFiles) -> int | None:
+    """At least what is there: a work disk never shrinks, so that it should is a playbook's wish and nobody's state."""
+    there = session.view.files.status(files.work_disk) if request.work_disk_bytes else None
+    return max(request.work_disk_bytes or 0, there.size_bytes) if there else request.work_disk_bytes
 
 
 def _runtime(request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, files: VmFiles) -> VmRuntime:

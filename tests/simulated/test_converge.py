@@ -232,9 +232,11 @@ def test_smaller_work_disk_is_told_and_stops_nothing(world: World) -> None:
     world.apply(world.write())
     path = world.write("all", "running", ("work_disk: 64MiB", "work_disk: 48MiB"))
     world.host.reboot()
-    outcome = world.apply(path)["vm/web"]
-    assert (outcome.error, outcome.pending) == (None, 1)
-    assert world.runs("web")
+    for allowed in ({}, {"restart": True, "recreate": True}):
+        outcome = world.apply(path, **allowed)["vm/web"]
+        assert (outcome.error, outcome.pending) == (None, 1)
+        assert world.runs("web")
+        assert world.record("web").work_disk_bytes == 64 * 2**20, "what is recorded is the disk there is"
 
 
 def test_work_disk_smaller_than_the_seed_is_a_problem_of_the_playbook(world: World) -> None:

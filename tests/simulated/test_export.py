@@ -57,6 +57,13 @@ def test_export_reads_as_a_person_would_write_it(world: World) -> None:
     )
 
 
+def test_export_has_the_work_disk_there_is_where_a_smaller_one_was_asked_for(world: World) -> None:
+    world.apply(world.write())
+    world.apply(world.write("all", "running", ("work_disk: 64MiB", "work_disk: 48MiB")), restart=True, recreate=True)
+    assert "work_disk: 64MiB" in exported(world)
+    assert changes(world, exported(world)) == 0
+
+
 def test_export_of_nothing_is_an_empty_playbook(world: World) -> None:
     assert exported(world).endswith("\n\n[]\n")
     assert changes(world, exported(world)) == 0
