@@ -22,7 +22,7 @@ from banger.core.digests import Digests
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
 from banger.core.locks import discard
-from banger.core.members import Member, Roster, new_ids
+from banger.core.members import Member, Roster, new_ids, on_its_card
 from banger.core.plan import Plan, plan
 from banger.core.planfile import PlanFile, fingerprint
 from banger.core.playbook import Playbook, load
@@ -350,8 +350,8 @@ class Run:
         record, before = member.record, member.before
         vmm = vmm_process(self._session.view.processes, record, self._session.handles.of(record.directory))
         if before and vmm and vmm == member.vmm:  # it was not restarted after all, and still has its old card
-            record = replace(record, nic=before.nic, network_options=before.network_options)
-            record = record.with_runtime(guest_ip=before.nic.ip)
+            moved = record.nic != before.nic
+            record = on_its_card(record, before) if moved else replace(record, network_options=before.network_options)
         error = str(outcome.error) if outcome.error else ""
         return record.with_runtime(state="running" if vmm else "stopped", last_error=error)
 

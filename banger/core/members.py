@@ -30,6 +30,10 @@ from banger.rootdisk import image_of
 from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles, jail_uid
 
 LOOPBACK = "127.0.0.1"
+_MACHINE = (
+    *("nic", "network_options", "vmm", "jailed", "vcpus", "memory_bytes"),
+    *("storage", "root_disk_bytes", "overlay_bytes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,8 @@ class Roster:
         member = self._put_together(request, record, old, modules, found)
         vmm = self._vmm(old) if old else None
         if old and vmm and record.nic != old.nic and member.resources and not self._stops_vmm(member):
-            # Its VMM stays, and that has the old card.
-            record = replace(record, nic=old.nic, network_options=old.network_options, vmm=old.vmm, jailed=old.jailed)
-            record = record.with_runtime(guest_ip=old.nic.ip)
             found = []
-            member = self._put_together(request, record, old, modules, found)
+            member = self._put_together(request, on_its_card(record, old), old, modules, found)
         problems += found
         return replace(member, before=old, vmm=vmm)
 
@@ -274,10 +275,8 @@ def _as_it_was(member: Member) -> Vm:
 def _record(
     session: Session, request: VmRequest, old: VmRecord | None, vm_id: str, nic: Nic, network: Network
 ) -> VmRecord:
-    """What goes with the card is the card's: a VM that waits on another network waits under its VMM too."""
-    waits = old if old and old.nic is nic and nic.network != network.name else None
     files = VmFiles(session.home.vm_directory(vm_id))
-    return VmRecord(
+    record = VmRecord(
         id=vm_id,
         name=request.name,
         image=request.image,
@@ -288,15 +287,25 @@ def _record(
         work_disk_bytes=_work_disk_bytes(session, request, files),
         storage=request.storage,
         workdisk=request.workdisk,
-        vmm=waits.vmm if waits else request.vmm,
+        vmm=request.vmm,
         nic=nic,
-        network_options=waits.network_options if waits else _plain(network.options),
+        network_options=_plain(network.options),
         overlay_bytes=request.overlay_bytes,
-        jailed=waits.jailed if waits else request.jailed,
+        jailed=request.jailed,
         runtime=_runtime(request, old, vm_id, nic, files),
         authorized_keys=tuple(request.authorized_keys),
         tags=tuple(request.tags),
     )
+    return on_its_card(record, old) if old and old.nic is nic and nic.network != network.name else record
+
+
+def on_its_card(record: VmRecord, old: VmRecord) -> VmRecord:
+    """This record of a VM whose VMM stays as it is, and with it the card and the whole machine around that.
+
+    What was asked for is good together, and so is what there was; one's VMM with the other's disk need not be.
+    """
+    machine = {name: getattr(old, name) for name in _MACHINE}
+    return replace(record, **machine).with_runtime(guest_ip=old.nic.ip)
 
 
 def _work_disk_bytes(session: Session, request: VmRequest, files: VmFiles) -> int | None:

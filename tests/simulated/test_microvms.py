@@ -94,6 +94,24 @@ def test_vm_that_moves_to_firecracker_waits_on_its_network_under_its_vmm(microvm
     assert microvms.record("web").vmm == "firecracker"
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_vm_that_moves_to_another_network_waits_with_its_whole_machine(microvms: World, restart: bool) -> None:
+    """A jailed VM on the overlay storage, or one with 64 processors in Firecracker, is what nobody asked for."""
+    microvms.apply(written(microvms, (STORAGE, "storage: file"), jailed=True, state="absent"))
+    qemu = f"{STORAGE}, network: user, vmm: qemu, vcpus: 64"
+    moved = written(microvms, (f"{STORAGE}, {NETWORK}, {VMM}", qemu.replace("dm", "overlay")), state="absent")
+    before = microvms.record("web")
+    outcome = microvms.apply(moved, restart=restart)["vm/web"]
+    assert (outcome.error, outcome.changed) == (None, 0)
+    assert outcome.pending
+    assert microvms.runs("web")
+    assert microvms.record("web").with_runtime(last_error="") == before
+    assert errors(microvms.apply(moved, restart=True, recreate=True)) == []
+    record = microvms.record("web")
+    assert (record.vmm, record.storage, record.jailed, record.vcpus) == ("qemu", "overlay", False, 64)
+    assert left(microvms)["dm"] == left(microvms)["tables"] == []
+
+
 def test_storage_of_a_running_vm_that_moves_leaves_no_device(microvms: World) -> None:
     microvms.apply(written(microvms))
     moved = written(microvms, (STORAGE, "storage: file"))
