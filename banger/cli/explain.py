@@ -11,7 +11,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
-from banger.core.explain import Cause
+from banger.core.cause import Cause
 from banger.core.explain import explain as explain_subject
 from banger.core.report import silent
 from banger.core.variables import extra_settings

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from banger.cli import cli
 from banger.cli.explain import document, lines
-from banger.core.explain import Cause, explain
+from banger.core.cause import Cause
+from banger.core.explain import explain
 from banger.core.variables import extra_settings
 from banger.errors import PlaybookError, UsageError
 from tests.simulated.world import World
