@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from banger.resource import Absent, Handle, Needs, Observation, Resource, Stage
 from banger.types import VmFiles
 from banger.vmmprocess import VmmProcess
 from tests.capabilities import loop_devices, programs, require
+from tests.processes import waiting
 
 SHELLS = [["dash"], ["bash", "--posix"], ["busybox", "sh"]]
 shells = pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -68,20 +67,6 @@ def run(
     command = [which(shell[0]) or shell[0], *shell[1:], str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stdout, done.stderr
-
-
-@contextmanager
-def waiting(*words: str, deaf: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with these words in its command line. `deaf`: SIGTERM does not end it."""
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if deaf else ""
-    code = f"import signal; {ignore}print(flush=True)\nwhile True: signal.pause()"
-    with subprocess.Popen([sys.executable, "-S", "-c", code, *words], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def vmm(directory: Path) -> Vmm:

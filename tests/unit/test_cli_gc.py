@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from banger.core.state import Store, VmRecord
 from banger.linux.host import LinuxHost
 from banger.types import VmFiles
 from tests.capabilities import programs, require
+from tests.processes import waiting
 from tests.unit.test_state import record
 
 
@@ -43,23 +42,11 @@ def kept(home: Home, vm_id: str, name: str) -> VmRecord:
     return made
 
 
-@contextmanager
-def vmm(socket: Path) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [sys.executable, "-S", "-c", "import signal; print(flush=True); signal.pause()", f"unix:{socket}"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def test_gc_only_tells_until_it_is_told_to(home: Home) -> None:
     directory = home.vm_directory("00aa00aa00")
     directory.mkdir(parents=True)
     (directory / "root.ext4").write_bytes(b"x" * 8192)
-    with vmm(directory / "api.sock") as process:
+    with waiting(f"unix:{directory}/api.sock") as process:
         told = invoke("gc")
         assert told.exit_code == 0, told.output
         assert str(directory) in told.stdout
@@ -116,7 +103,7 @@ def test_recover_of_a_store_that_is_gone_finds_who_runs_and_touches_nobody(home:
     home.vm_directory("00aa00aa02").mkdir()
     listed = invoke("vm", "list")
     assert "banger recover" in str(getattr(listed.exception, "hint", ""))
-    with vmm(Path(web.runtime.api_socket)) as process:
+    with waiting(f"unix:{web.runtime.api_socket}") as process:
         told = invoke("recover")
         assert "banger recover --write" in told.stdout
         assert not home.state.exists()
