@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from banger.resource import Absent, Handle, Observation, Present, Resource, Stag
 
 FACTS = "facts.json"
 """The JSON of `banger.types.ImageFacts`, written last."""
+
+
+def new_build() -> str:
+    """For `ImageFacts.build`."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)

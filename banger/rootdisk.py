@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from banger import diskfile
 from banger.host import Host, HostView
@@ -24,11 +24,11 @@ def image_note(root_disk: Path) -> Path:
 def image_of(host: HostView, root_disk: Path) -> str | None:
     """The digest of the image that a VM's root disk was made for; None without such a disk."""
     words = note_of(host, root_disk)
-    return words[1] if len(words) > 1 else None
+    return _digest(words) if len(words) > 1 else None
 
 
 def note_of(host: HostView, root_disk: Path) -> list[str]:
-    """The words noted of a root disk: its kind, its image's digest, and what its storage adds; empty without one."""
+    """The words noted of a root disk: its kind, its image (DIGEST or DIGEST.BUILD), what its storage adds; or none."""
     note = image_note(root_disk)
     if host.files.status(note) is None:
         return []
@@ -53,6 +53,8 @@ class RootDiskFile(Resource):
     image: Image
     size_bytes: int
     stage = "prepare_root_disk"
+    reads_image: ClassVar[bool] = True
+    """Whether the disk is nothing without its image's file: then it is good for that very build of it only."""
 
     @classmethod
     def of(cls, vm: Vm, image: Image, part: str) -> Self:
@@ -73,10 +75,7 @@ class RootDiskFile(Resource):
             return Absent()
         made_for = note_of(host, self.path)[:2]
         if made_for != self.note:
-            what = "made for another image" if made_for[:1] == self.note[:1] else "made for another storage"
-            if len(made_for) < 2:
-                what = f"{self.image_note} does not say what it was made for"
-            return Drifted({}, (what,), in_place=False, usable=False)
+            return Drifted({}, (self._mismatch(made_for),), in_place=False, usable=False)
         return self.observe_size(host) or Present()
 
     def observe_size(self, host: HostView) -> Drifted | None:
@@ -101,5 +100,19 @@ class RootDiskFile(Resource):
 
     @property
     def note(self) -> list[str]:
-        """What kind of disk this is, and the image it was made for."""
-        return [self.key.rpartition("/")[2], self.image.digest]
+        """What kind of disk this is, and the image it was made for; of which build, as long as it reads that."""
+        build = self.image.facts.build if self.reads_image else ""
+        return [self.key.rpartition("/")[2], f"{self.image.digest}.{build}" if build else self.image.digest]
+
+    def _mismatch(self, made_for: list[str]) -> str:
+        if len(made_for) < 2:
+            return f"{self.image_note} does not say what it was made for"
+        if made_for[0] != self.note[0]:
+            return "made for another storage"
+        if _digest(made_for) != self.image.digest:
+            return "made for another image"
+        return "its image is gone" if not self.image.facts.build else "its image was built anew"
+
+
+def _digest(note: list[str]) -> str:
+    return note[1].partition(".")[0]

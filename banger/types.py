@@ -106,6 +106,8 @@ class ImageFacts:
     kernel_release: str | None
     rootfs_bytes: int
     work_seed_bytes: int | None = None
+    build: str = ""
+    """Of this very build, drawn anew for each: two of one recipe need not have the same blocks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from banger.core.shape import shaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
-from banger.imagedirectory import FACTS, ImageDirectory
+from banger.imagedirectory import FACTS, ImageDirectory, new_build
 from banger.resource import Handle, Needs, Present, Resource, Stage
 from banger.types import WORK_MOUNT_POINT, GuestFile, Image, ImageFacts, ImageSpec
 
@@ -74,7 +74,7 @@ class CustomisedImage(ImageDirectory):
                 label="banger-seed",
                 uuid=identity,
             )
-        facts = replace(base.facts, fstab=table, work_seed_bytes=self.work_seed_bytes)
+        facts = replace(base.facts, fstab=table, work_seed_bytes=self.work_seed_bytes, build=new_build())
         host.files.write(unfinished / FACTS, json.dumps(asdict(facts), indent=1).encode())
         host.files.remove_tree(self.directory)
         host.files.rename(unfinished, self.directory)
@@ -157,7 +157,8 @@ def read_facts(host: HostView, directory: Path) -> ImageFacts:
     try:
         return shaped(ImageFacts, json.loads(host.files.read(path)))
     except (ValueError, RecursionError) as error:
-        raise StateError(f"{path} is not what banger wrote ({error})", hint=f"rm -r {directory}, then apply") from error
+        hint = f"mend it, or rm -r {directory} and apply; VMs that share it must then be made anew"
+        raise StateError(f"{path} is not what banger wrote ({error})", hint=hint) from error
 
 
 UNBUILT = ImageFacts(fstab=None, kernel_release=None, rootfs_bytes=0)

@@ -8,11 +8,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from banger.errors import DiskError
+from banger.imagedirectory import FACTS, new_build
 from banger.linux.initrd import Reader, build_initrd
 from banger.linux.publish import sync
 from banger.linux.rootfs import make_rootfs
@@ -79,8 +80,9 @@ def write_boot_files(
 
 
 def write_facts(directory: Path, facts: ImageFacts) -> None:
-    """The last file of an image: it is there when this is."""
-    (directory / "facts.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
+    """The last file of an image: it is there when this is. They are of a new build."""
+    facts = replace(facts, build=new_build())
+    (directory / FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n")
 
 
 def newest_release(boot: Sequence[str], modules: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
 class RootCopy(RootDiskFile):
     """A VM's own whole copy of its image's root file system."""
 
+    reads_image = False
+
     def make(self, host: Host, stage: Stage) -> None:
         image_bytes = self.image.facts.rootfs_bytes
         if self.size_bytes < image_bytes:

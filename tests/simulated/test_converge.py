@@ -216,6 +216,27 @@ def test_changed_image_whose_old_one_is_gone_is_a_failure_that_says_what_to_do(w
     assert not world.runs("web")
 
 
+@pytest.mark.parametrize("storage", ["overlay", "dm", "file"])
+def test_image_that_was_built_anew_is_not_put_under_disks_of_the_former(world: World, storage: str) -> None:
+    """Two builds of one recipe need not have the same blocks; a copy needs no image any more."""
+    world.blocked = set()
+    chosen = ("{image: tiny,", f"{{image: tiny, storage: {storage}, network: user, vmm: qemu,")
+    world.apply(world.write("all", "stopped", chosen, ("{name: web}", "{name: web, state: stopped}")))
+    world.host.files.remove_tree(world.home.images)
+    path = world.write("all", "running", chosen)
+    shared = storage != "file"
+    outcome = world.apply(path, check=True)["vm/web"]
+    assert any("its image is gone: needs --recreate" in reason for reason in world.reasons()) == shared
+    for _ in range(2):
+        outcome = world.apply(path, restart=True)["vm/web"]
+        assert any("its image was built anew: needs --recreate" in reason for reason in world.reasons()) == shared
+        assert world.runs("web") == (not shared)
+    assert bool(outcome.error) == shared
+    outcome = world.apply(path, restart=True, recreate=True)["vm/web"]
+    assert outcome.error is None
+    assert world.runs("web")
+
+
 def test_other_storage_is_never_booted_from_the_wrong_disk(world: World) -> None:
     world.apply(world.write())
     path = world.write("all", "running", ("{name: web}", "{name: web, storage: file}"))

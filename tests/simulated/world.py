@@ -30,6 +30,7 @@ from banger.core.session import Session
 from banger.core.state import Store, VmRecord
 from banger.hooks import hookimpl
 from banger.host import Host, HostView, Node
+from banger.imagedirectory import new_build
 from banger.linux.host import ReadOnlyHost
 from banger.resource import Absent, Handle, Needs, Observation, Present, Resource, Stage
 from banger.testing import SimulatedHost
@@ -69,7 +70,7 @@ class TinyImage(Resource):
         host.ext4.make(self.directory / "rootfs.ext4", 2**28, nodes)
         for name in ("vmlinuz", "initrd.img"):
             host.files.write(self.directory / name, b"")
-        facts = ImageFacts("/dev/sda2 /home ext4 defaults 0 2\n", "6.1", 2**28)
+        facts = ImageFacts("/dev/sda2 /home ext4 defaults 0 2\n", "6.1", 2**28, build=new_build())
         host.files.write(self.directory / "facts.json", json.dumps(asdict(facts)).encode())
         return {}
 
