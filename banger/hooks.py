@@ -102,7 +102,8 @@ def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str,
 def prepare_image(spec: ImageSpec, directory: Path) -> Sequence[Resource]:  # type: ignore[empty-body]
     """The resources that leave `rootfs.ext4`, `vmlinuz`, `initrd.img` and `facts.json` in `directory`.
 
-    `facts.json` is the JSON of `ImageFacts` (without a work seed) and is written last: an image is there when it is.
+    `facts.json` is the JSON of `ImageFacts` (without a work seed, with a `build` from
+    `banger.imagedirectory.new_build()`) and is written last: an image is there when it is.
     Customisation by tasks and the work seed are the core's. Asked of the source.
     """
 

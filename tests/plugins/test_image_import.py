@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -134,6 +135,7 @@ def test_image_of_any_format_is_whole_with_its_kernel_and_an_initrd(
     assert (directory / "vmlinuz").read_bytes() == b"the kernel"
     assert b"the module" in (directory / "initrd.img").read_bytes()
     facts = json.loads((directory / "facts.json").read_text())
+    assert re.fullmatch("[0-9a-f]{16}", facts.pop("build"))
     assert facts == {
         "fstab": "# its own\n",
         "kernel_release": "6.1",

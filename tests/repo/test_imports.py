@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "banger.vmmprocess": VALUES | {"banger.host", "banger.resource"},
     "banger.needs": {"banger.host"},
     "banger.hooks": VALUES | {"banger.guestconfig", "banger.host", "banger.needs", "banger.resource"},
-    "banger.linux": VALUES | {"banger.linux", "banger.host"},
+    "banger.linux": VALUES | {"banger.linux", "banger.host", "banger.imagedirectory"},
     "banger.simulated": VALUES | {"banger.simulated", "banger.testing", "banger.linux", "banger.host"},
     "banger.testing": VALUES | {"banger.simulated", "banger.linux", "banger.host"},
     "banger.core": DECLARING | {"banger.core"},
