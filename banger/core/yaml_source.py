@@ -281,6 +281,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
     if begin and "could not find expected ':'" in message:  # noticed only at the end of its line, or below
         return Problem(begin, f"not YAML: {message} {context}", "a key ends with ': '")
     place = _mark_place(error.problem_mark, file) if error.problem_mark else begin or Place(file, 1, 1)
+    if "maximum nesting depth" in message:  # a bound that newer versions of libyaml have of their own
+        return Problem(place, f"nested deeper than {MAXIMUM_DEPTH} levels")
     lines = text.splitlines()[: place.line]
     lines += [""] * (place.line - len(lines))
     hint = _syntax_hint(context, message, begin, place, lines)
