@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from banger.core.apply import Outcome
@@ -23,6 +24,7 @@ from banger.core.recover import recoverable
 from banger.core.session import Session
 from banger.core.state import VmRecord
 from banger.core.teardown import tear_down
+from banger.errors import Busy
 from banger.host import FilesView, Host, HostView
 from banger.imagedirectory import FACTS
 from banger.resource import Absent, Handle, Leftover, Lifetime, Needs, Observation, Present, Resource, Stage
@@ -36,11 +38,15 @@ _HOLDER = re.compile(r"pid (\d+)")
 
 @dataclass(frozen=True)
 class Scratch(Resource):
-    """A file or directory that nobody works on while these locks are held."""
+    """A file or directory that nobody works on while these locks are held.
+
+    `refusal`: asked with them held, why it must stay after all; empty when it may go.
+    """
 
     key: str
     path: Path
     locks: tuple[Path, ...] = ()
+    refusal: Callable[[], str] = lambda: ""
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
         return Absent() if host.files.status(self.path) is None else Present()
@@ -50,6 +56,8 @@ class Scratch(Resource):
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         with _all_locked(self.locks):
+            if refusal := self.refusal():
+                raise Busy(refusal)
             status = host.files.status(self.path)
             if status and status.is_directory:
                 host.files.remove_tree(self.path)
@@ -94,10 +102,9 @@ def find(session: Session, *, images: bool = False) -> list[Leftover]:
     ]
     since = session.store.snapshot().vms()  # a VM is recorded before anything of it is made
     ids, names = {record.id for record in since}, {record.name for record in (*records, *since)}
-    used = _digests_in_use(session, [*records, *beside]) | set(store.images().values())
     return [
         *_vmms_first([each for each in of_vms if each.vm_id not in ids]),
-        *_images(session, used, remove=images),
+        *_images(session, [*records, *beside, *since], remove=images),
         *_scratch(session, records),
         *_lock_files(session, names),
     ]
@@ -168,17 +175,30 @@ def _vmms_first(found: Sequence[Leftover]) -> list[Leftover]:
 # --- images, files
 
 
-def _digests_in_use(session: Session, records: Sequence[VmRecord]) -> set[str]:
-    """Of the records, and of the disks: one can be of another image than was last asked for."""
+def _digests_in_use(session: Session, known: Sequence[VmRecord]) -> set[str]:
+    """Of these and what is recorded by now, and of their disks: one can be of another image than was last asked for."""
+    now = session.store.snapshot()
+    records = [*known, *now.vms()]
     disks = [image_of(session.view, Path(record.runtime.system_overlay)) for record in records]
-    return {record.image_digest for record in records} | {digest for digest in disks if digest}
+    named = {record.image_digest for record in records} | set(now.images().values())
+    return named | {digest for digest in disks if digest}
 
 
-def _images(session: Session, used: Collection[str], *, remove: bool) -> Iterator[Leftover]:
+def _refusal(session: Session, digest: str) -> str:
+    """Why one that nothing used must stay now: an apply that began since looks at it before it records a VM on it."""
+    if digest in _digests_in_use(session, ()):
+        return f"the image {digest} has come into use"
+    others = [path.stem for path in _lock_paths(session) if path.stem.startswith("vm-") and _is_held_by_another(path)]
+    return f"the image {digest} may come into use: {', '.join(others)} is locked by another command" if others else ""
+
+
+def _images(session: Session, known: Sequence[VmRecord], *, remove: bool) -> Iterator[Leftover]:
     home, files = session.home, session.view.files
     of_home = files.status(home.images)
     attached = {path for loop in session.view.loops.devices() for path in loop.backing.parents}
-    for path in files.list(home.images):
+    there = files.list(home.images)
+    used = _digests_in_use(session, known)  # of what is recorded after they were looked at
+    for path in there:
         status = files.status(path)
         digest = path.name.removesuffix(".new")
         if path.name in used or status is None or not status.is_directory or not _ID.fullmatch(digest):
@@ -192,7 +212,8 @@ def _images(session: Session, used: Collection[str], *, remove: bool) -> Iterato
             why = "a loop device is attached to it"
         elif whole and not remove:
             why = "images are a cache, removed with --images"
-        scratch = Scratch(f"image/{path.name}", path, (home.lock(f"image-{digest}"),))
+        lock, refusal = home.lock(f"image-{digest}"), partial(_refusal, session, path.name)
+        scratch = Scratch(f"image/{path.name}", path, (lock,), refusal)
         yield Leftover(what, None if why else scratch, size_bytes=_size_bytes(files, path), why=why)
 
 

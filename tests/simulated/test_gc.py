@@ -315,3 +315,54 @@ def test_vm_that_is_made_while_we_look_is_none_of_it(world: World, monkeypatch: 
     world.host.files.remove(Path(world.record("web").directory / "record.json"))
     monkeypatch.setattr(type(session.store), "snapshot", lambda store: snapshot())
     assert [each.what for each in find(session) if each.resource] == []
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_image_of_a_vm_that_is_recorded_while_we_look_is_in_use(
+    world: World, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """An apply that makes a VM of an image that is there takes no lock of the image."""
+    world.apply(world.write())
+    session = world.session()
+    digest = world.record("web").image_digest
+    with session.store.transaction() as records:
+        records.put_image("tiny", "0" * 20)
+    for name in ("web", "db"):
+        world.host.files.remove(world.record(name).directory / "record.json")
+    first = iter([SimpleNamespace(vms=list, images=dict)] * looks)
+    snapshot = type(session.store).snapshot
+    monkeypatch.setattr(type(session.store), "snapshot", lambda store: next(first, None) or snapshot(store))
+    found = [each.what for each in find(session, images=True)]
+    assert not [what for what in found if what.startswith(f"the image {digest}")]
+
+
+def test_image_that_has_come_into_use_since_it_was_found_stays(world: World) -> None:
+    world.apply(world.write())
+    session = world.session()
+    record = world.record("web")
+    world.destroy(world.directory / "playbook.yml")
+    with session.store.transaction() as records:
+        records.put_image("tiny", "0" * 20)
+    directory = world.home.image_directory(record.image_digest)
+    (image,) = [
+        each.resource for each in find(session, images=True) if each.what.startswith(f"the image {directory.name}")
+    ]
+    assert image
+    beginning = world.home.lock("vm-new")
+    beginning.write_text("pid 1 banger apply\n")
+    with pytest.raises(Busy, match="vm-new is locked by another command"):
+        image.remove(world.host, None, lambda _: None)
+    beginning.unlink()
+    with session.store.transaction() as records:
+        records.put(record)
+    with pytest.raises(Busy, match="has come into use"):
+        image.remove(world.host, None, lambda _: None)
+    with session.store.transaction() as records:
+        records.remove(record.id)
+        records.put_image("another", record.image_digest)
+    with pytest.raises(Busy, match="has come into use"):
+        image.remove(world.host, None, lambda _: None)
+    with session.store.transaction() as records:
+        records.put_image("another", "0" * 20)
+    image.remove(world.host, None, lambda _: None)
+    assert world.host.files.status(directory) is None
