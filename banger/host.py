@@ -443,6 +443,10 @@ class ProcessesView(Protocol):
         """Its command line, the program's name first; None when it is gone."""
 
 
+STARTED_AGAIN = "--- started again ---"
+"""A line in a console or a log; what is above it is of earlier starts."""
+
+
 class Processes(ProcessesView, Protocol):
     """Starting and ending processes."""
 
@@ -460,7 +464,8 @@ class Processes(ProcessesView, Protocol):
         """Start a process of its own session that outlives us, output appended to `log`.
 
         `netns`: the network namespace (ip-netns(8)) it runs in; empty: ours. `console`: where its stdout goes instead,
-        of which only the newest part is kept, a megabyte or so. `pipes`: named pipes (fifo(7)) made for it, by each
+        of which only the newest part is kept, a megabyte or so; where it or the log has something of an earlier start,
+        a line says where this one begins (STARTED_AGAIN). `pipes`: named pipes (fifo(7)) made for it, by each
         the file that what it writes there is kept in likewise; whoever ends the process removes them. `owner`: the
         user id that may open the pipes; None: ours.
         """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from banger.errors import Busy, HostError, VmmError
-from banger.host import Host, HostView, ProcessIdentity
+from banger.host import STARTED_AGAIN, Host, HostView, ProcessIdentity
 from banger.resource import Handle, Lifetime, Resource, Stage
 from banger.types import Vm, VmFiles
 
@@ -164,8 +164,7 @@ class VmmProcess(Resource):
     def log_tail(self, host: HostView) -> str:
         """The last lines of what it said, and of its console."""
         logs = [log for log in (self.files.console_log, self.log) if host.files.status(log) is not None]
-        said = [host.files.read(log)[-_TAIL_BYTES:].decode("utf-8", "replace").splitlines() for log in logs]
-        lines = [line for each in said for line in each[-_TAIL_LINES:]]
+        lines = [line for log in logs for line in last_words(host, log).splitlines()[-_TAIL_LINES:]]
         return "\n".join(f"  {line}" for line in lines) or "  (it said nothing)"
 
     def check_socket_paths(self, *sockets: Path) -> None:
@@ -197,6 +196,12 @@ class VmmProcess(Resource):
         except VmmError:
             pass
         return host.processes.wait(process, 0.0)
+
+
+def last_words(host: HostView, log: Path) -> str:
+    """The end of a VMM's log or console, as far as it is of the last start."""
+    text = host.files.read(log)[-_TAIL_BYTES:].decode("utf-8", "replace")
+    return text.rpartition(f"{STARTED_AGAIN}\n")[2]
 
 
 def has_handle_of(vmm: str, vm: Vm, handles: Mapping[str, Handle]) -> bool:

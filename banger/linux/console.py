@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from banger.host import STARTED_AGAIN
 from banger.linux import console_relay
 from banger.linux.process import until_named
 
 CONSOLE_BYTES = 2**20
 """The most that is kept of each output; at least the newer half of it is always there."""
 _RELAY = Path(console_relay.__file__)
+_MARK = f"{STARTED_AGAIN}\n".encode()
 
 
 @contextlib.contextmanager
@@ -54,6 +56,16 @@ def relayed(console: Path, pipes: Mapping[Path, Path], owner: int | None = None)
             relay.wait()
             raise
         relay.returncode = 0  # it is meant to outlive this object; whoever waits for it reaps it
+
+
+def set_apart(path: Path) -> None:
+    """Say in this file that what was said until now is of an earlier start."""
+    with contextlib.ExitStack() as given:
+        file = _file(path, given)
+        size = os.fstat(file).st_size
+        end = os.pread(file, len(_MARK), max(0, size - len(_MARK))) if size else b""
+        if end not in (b"", _MARK):
+            console_relay.append(file, _MARK if end.endswith(b"\n") else b"\n" + _MARK, CONSOLE_BYTES)
 
 
 def is_relay(arguments: list[bytes], console: Path) -> bool:

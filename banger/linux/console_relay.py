@@ -31,11 +31,11 @@ def relay(most: int, pairs: list[tuple[int, int]]) -> None:
         for source, _ in poll.poll():
             data = _read(source)
             if data:
-                _append(files[source], data, most)
+                append(files[source], data, most)
             elif source == first:
                 for other, file in pairs[1:]:
                     while data := _read(other):
-                        _append(file, data, most)
+                        append(file, data, most)
                 return
 
 
@@ -46,7 +46,8 @@ def _read(source: int) -> bytes:
         return b""
 
 
-def _append(file: int, data: bytes, most: int) -> None:
+def append(file: int, data: bytes, most: int) -> None:
+    """Add to a file of which only the newest is kept; it is opened to read and append."""
     try:
         size = os.fstat(file).st_size
         if size + len(data) > most:

@@ -107,13 +107,15 @@ class LinuxProcesses:
         import shlex
         import subprocess
 
-        from banger.linux.console import relayed
+        from banger.linux.console import relayed, set_apart
         from banger.linux.netns import call_inside
         from banger.linux.run import require
 
         command = [str(require(argv[0])), *argv[1:]]
         logging.getLogger(__name__).debug("start: %s >>%s 2>&1 &", shlex.join(argv), shlex.quote(str(log)))
         try:
+            for each in (console, log) if console else ():
+                set_apart(each)
             with (
                 log.open("ab") as output,
                 relayed(console, pipes or {}, owner) if console else contextlib.nullcontext(output.fileno()) as stdout,

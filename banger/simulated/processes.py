@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from banger.errors import Busy, HostError, VmmError
+from banger.host import STARTED_AGAIN
 from banger.identity import ProcessIdentity, SshEndpoint
 from banger.linux.process import owns, sockets_of
 
@@ -102,6 +103,9 @@ class SimulatedProcesses:
             for output in (log, *([console] if console else []), *(pipes or {}).values(), *(pipes or {})):
                 if files.status(output) is None:
                     files.put(output, b"")
+            for output in (log, console) if console else ():
+                if said := files.read(output):
+                    files.put(output, said + f"{STARTED_AGAIN}\n".encode())
             process = self._jailed(argv, netns) if argv[0] == "jailer" else self.add(argv, netns)
             for socket in process.sockets:
                 if "--api-sock" in argv and files.status(socket) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from banger.errors import HostError
-from banger.host import Host, ProcessIdentity
+from banger.host import STARTED_AGAIN, Host, ProcessIdentity
 
 
 @pytest.fixture
@@ -76,6 +76,18 @@ def test_start_a_missing_program_is_a_host_error(host: Host, tmp_path: Path) -> 
 
 def test_start_makes_its_log(host: Host, started: ProcessIdentity, tmp_path: Path) -> None:
     assert host.files.status(tmp_path / "log") is not None
+
+
+def test_start_sets_what_is_said_from_now_on_apart_from_earlier_starts(host: Host, tmp_path: Path) -> None:
+    argv = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+    log, console = tmp_path / "log", tmp_path / "console"
+    for expected in (b"", f"said\n{STARTED_AGAIN}\n".encode()):
+        process = host.processes.start(argv, log=log, cwd=tmp_path, console=console)
+        host.processes.kill(process)
+        assert host.processes.console_ended(console, 30)
+        for output in (log, console):
+            assert host.files.read(output) == expected
+            host.files.write(output, b"said\n")
 
 
 def test_listening_below_a_directory_finds_each_by_its_socket(host: Host, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from banger.errors import HostError
-from banger.host import ProcessIdentity
+from banger.host import STARTED_AGAIN, ProcessIdentity
 from banger.linux import console as module
 from banger.linux import console_relay
 from banger.linux import process as process_module
@@ -76,9 +76,26 @@ def test_console_has_stdout_and_the_log_has_stderr(start: Start, tmp_path: Path)
 
 
 def test_console_of_the_next_start_comes_after_that_of_the_last(start: Start, tmp_path: Path) -> None:
+    program = "import sys; print(sys.argv[1]); print(sys.argv[1].upper(), end='', file=sys.stderr)"
     for word in ("one", "two"):
-        ended(start(f"print({word!r})"), tmp_path / "console")
-    assert (tmp_path / "console").read_text() == "one\ntwo\n"
+        ended(start(program, word), tmp_path / "console")
+    assert (tmp_path / "console").read_text() == f"one\n{STARTED_AGAIN}\ntwo\n"
+    assert (tmp_path / "log").read_text() == f"ONE\n{STARTED_AGAIN}\nTWO"
+
+
+def test_start_that_says_nothing_is_marked_once(start: Start, tmp_path: Path) -> None:
+    ended(start("print('one')"), tmp_path / "console")
+    for _ in range(3):
+        ended(start(""), tmp_path / "console")
+    assert (tmp_path / "console").read_text() == f"one\n{STARTED_AGAIN}\n"
+
+
+def test_console_that_is_full_is_marked_within_its_bound(start: Start, tmp_path: Path) -> None:
+    for size in (MOST - 1, MOST):
+        (tmp_path / "console").write_bytes(b"x\n" * (size // 2) + b"x" * (size % 2))
+        ended(start("print('new')"), tmp_path / "console")
+        kept = (tmp_path / "console").read_text()
+        assert kept.endswith(f"x\n{STARTED_AGAIN}\nnew\n") and len(kept) <= MOST
 
 
 def test_console_keeps_the_newest_whole_lines_and_no_more_than_its_bound(start: Start, tmp_path: Path) -> None:
