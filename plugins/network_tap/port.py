@@ -59,7 +59,8 @@ class TapPort(Resource):
         state = host.links.look(self.netns) or _EMPTY
         tap = state.links.get(self.port.device)
         if tap is None:
-            strays = [netns for netns, state in self._elsewhere(host).items() if self.port.device in state.links]
+            elsewhere = self._elsewhere(host, recorded)
+            strays = [netns for netns, state in elsewhere.items() if self.port.device in state.links]
             there = f"its tap is in {_place(strays[0])}, not in {_place(self.netns)}" if strays else ""
             return Drifted(self._handle(None, strays[0]), (there,), in_place=False) if strays else Absent()
         differences = self._differences(state, tap)
@@ -79,7 +80,7 @@ class TapPort(Resource):
         """Also from a namespace that it was in before. What else of ours a kill has left without a user goes too."""
         left = [
             netns
-            for netns, state in self._elsewhere(host).items()
+            for netns, state in self._elsewhere(host, handle).items()
             if self.port.device in state.links or unused_networks(state) or (netns and can_go(state))
         ]
         for netns in (self.netns, *left):
@@ -112,10 +113,21 @@ class TapPort(Resource):
         """The network's firewall when it has these ports."""
         return Rules(self.port.network, self.bridge, tuple(ports))
 
-    def _elsewhere(self, host: HostView) -> dict[str, NetworkState]:
-        """All namespaces but its own: a network can be given another one."""
-        others = [netns for netns in ("", *host.links.namespaces()) if netns != self.netns]
-        return {netns: state for netns in others if (state := host.links.look(netns))}
+    def _elsewhere(self, host: HostView, recorded: Handle | None) -> dict[str, NetworkState]:
+        """All namespaces but its own: a network can be given another one.
+
+        Others have namespaces too; one that we may not enter has nothing of ours, unless it was recorded otherwise.
+        """
+        found: dict[str, NetworkState] = {}
+        for netns in ("", *host.links.namespaces()):
+            try:
+                state = None if netns == self.netns else host.links.look(netns)
+            except HostError:
+                if netns in ("", (recorded or {}).get("netns")):
+                    raise
+            else:
+                found |= {netns: state} if state else {}
+        return found
 
     def _handle(self, tap: Link | None, netns: str | None = None) -> Handle:
         netns = self.netns if netns is None else netns

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger.errors import HostError, Place, PlaybookError, Problem
-from banger.host import Link, Route
+from banger.host import Link, NetworkState, Route
 from banger.identity import mac_address
 from banger.linux.host import ReadOnlyHost
 from banger.needs import Finding
@@ -525,6 +525,49 @@ def test_vm_that_moves_to_another_namespace_leaves_nothing_behind() -> None:
     assert seen.differences == ("its tap is in the network namespace old, not in the network namespace new",)
     remove(moved, host)
     assert nothing_is_left(host)
+
+
+def closed(host: SimulatedHost, *names: str) -> None:
+    """There, and not to be entered, as one of another user namespace."""
+    look = host.links.look
+
+    def refuse(netns: str = "") -> NetworkState | None:
+        if netns in names:
+            raise HostError(f"cannot enter the network namespace {netns}: Operation not permitted", hint="run as root")
+        return look(netns)
+
+    host.links.of |= {name: host.links.of.get(name, SimulatedNamespace()) for name in names}
+    host.links.look = refuse  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("netns", ["", "lab"])
+def test_namespace_of_others_that_cannot_be_entered_is_in_nobodys_way(netns: str) -> None:
+    host = SimulatedHost()
+    closed(host, "theirs")
+    tap = port(0, host, netns=netns)
+    assert tap.observe(host, None) == Absent()
+    create(tap, host)
+    remove(tap, host)
+    assert set(host.links.of) == {"", "theirs"} and set(host.links.of[""].links) == {"lo"}
+
+
+def test_namespace_that_the_tap_was_recorded_in_must_be_entered() -> None:
+    host = SimulatedHost()
+    create(port(0, host, netns="old"), host)
+    closed(host, "old", "theirs")
+    moved = port(0, host, netns="new")
+    with pytest.raises(HostError, match="namespace old"):
+        moved.observe(host, {"netns": "old"})
+    with pytest.raises(HostError, match="namespace old"):
+        moved.remove(host, {"netns": "old"}, lambda _: None)
+    assert TAP in host.links.of["old"].links
+
+
+def test_hosts_own_namespace_must_be_looked_at() -> None:
+    host = SimulatedHost()
+    closed(host, "")
+    with pytest.raises(HostError):
+        port(0, host, netns="lab").observe(host, None)
 
 
 def test_tap_of_another_user_is_made_anew() -> None:
