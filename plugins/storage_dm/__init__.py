@@ -18,6 +18,7 @@ from banger.resource import Handle, Leftover, Resource
 from banger.types import Disk, GuestDisk, Image, Problem, RootDisk, Size, Vm
 
 _TARGETS = ("snapshot", "linear", "zero")
+_CONTROL = Path("/dev/mapper/control")
 
 
 @hookimpl
@@ -25,7 +26,7 @@ def register_needs() -> Sequence[Need]:
     return [
         capability("CAP_SYS_ADMIN"),
         device("/dev/loop-control", "modprobe loop"),
-        device("/dev/mapper/control", "modprobe dm_snapshot"),
+        device(str(_CONTROL), "modprobe dm_snapshot"),
         Need("device-mapper snapshots", _find_targets),
     ]
 
@@ -34,6 +35,8 @@ def _find_targets(host: HostView) -> Finding:
     missing = [target for target in _TARGETS if not host.mapper.supports(target)]
     if not missing:
         return Finding(True, f"{', '.join(_TARGETS)} are there")
+    if host.files.status(_CONTROL) is not None and not host.files.writable(_CONTROL):
+        return Finding(False, "an ordinary user may not ask", "run as root")
     return Finding(False, f"not there: {', '.join(missing)}", "modprobe -a dm_snapshot dm_zero")
 
 

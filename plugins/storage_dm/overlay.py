@@ -20,6 +20,7 @@ _AREA_CHUNKS = CHUNK_BYTES // _EXCEPTION_BYTES
 chunks that it tells of, one for each of its entries. When a table is full, the next one is cleared at once."""
 _STEP_BYTES = 2**20
 _GROWING = "growing"
+_GIVEN_UP = "the kernel gave its overlay up when writing to it failed (is the host's disk full?)"
 
 
 def overlay_size(disk_bytes: int, asked_bytes: int | None) -> int:
@@ -79,7 +80,7 @@ class CowFile(RootDiskFile):
         in_place = True
         valid = host.mapper.store_is_valid(self.path)
         if not valid:
-            differences.append("the kernel gave its overlay up when writing to it failed (is the host's disk full?)")
+            differences.append(_GIVEN_UP)
         if self.root_disk_bytes < filled_bytes:
             differences.append(grown_disk)
             in_place = False
@@ -101,6 +102,15 @@ class CowFile(RootDiskFile):
             stage("enlarging the overlay")
             host.files.allocate(self.path, self.size_bytes)
         return {}
+
+    def describe(self, host: HostView, handle: Handle) -> dict[str, str]:
+        """What it takes on the host's disk; how full it is for the guest only a running snapshot knows."""
+        status = host.files.status(self.path)
+        if status is None:
+            return {}
+        if not host.mapper.store_is_valid(self.path):
+            return {"overlay": _GIVEN_UP}
+        return {"overlay": f"{human(status.allocated_bytes)} of {human(status.size_bytes)} on disk"}
 
     def filled(self, host: HostView) -> Filled:
         """How far the file system reaches; at first as far as the image's."""

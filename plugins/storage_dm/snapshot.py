@@ -124,8 +124,11 @@ class Snapshot(Resource):
         return {"overlay": f"{human(usage.used_bytes)} of {human(usage.total_bytes)} ({share:.1f}%)"}
 
     def by_hand(self, host: HostView) -> Sequence[str]:
-        """The loops' numbers are not known before they are there, so the shell is to fill them in."""
-        if self.overlay is None:
+        """The loops' numbers are not known before they are there, so the shell is to fill them in.
+
+        Before the image is built nobody knows how large it will be.
+        """
+        if self.overlay is None or not self.overlay.image.facts.rootfs_bytes:
             return ()
         image, facts = self.overlay.image, self.overlay.image.facts
         filled_bytes = self.overlay.filled(host).size_bytes

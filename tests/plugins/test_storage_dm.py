@@ -22,6 +22,7 @@ from banger.core.plan import Verb, plan
 from banger.errors import BangerError, Busy, DiskError
 from banger.host import Target
 from banger.linux.host import ReadOnlyHost
+from banger.needs import Finding
 from banger.resource import Absent, Drifted, Handle, Present, Resource
 from banger.rootdisk import image_of
 from banger.scalars import human
@@ -543,6 +544,27 @@ def test_describe_tells_how_much_of_the_overlay_is_taken(host: SimulatedHost, ma
     assert wanted[1].describe(host, {}) == {"overlay": "12.0MiB of 256.0MiB (4.7%)"}
 
 
+def test_describe_of_the_file_tells_what_it_takes_on_disk(host: SimulatedHost, machine: Vm, image: Image) -> None:
+    cow, snapshot, files = resources(replace(machine, overlay_bytes=256 * MIB), image)
+    assert cow.describe(host, {}) == {}
+    apply(host, (cow, snapshot, files))
+    snapshot.remove(host, None, Stages())
+    status = host.files.status(cow.path)
+    assert status
+    assert cow.describe(host, {}) == {"overlay": f"{human(status.allocated_bytes)} of 256.0MiB on disk"}
+
+
+def test_describe_of_the_file_says_that_it_was_given_up(host: SimulatedHost, machine: Vm, image: Image) -> None:
+    cow, snapshot, files = resources(machine, image)
+    apply(host, (cow, snapshot, files))
+    host.mapper.give_up(snapshot.name)
+    snapshot.remove(host, None, Stages())
+    seen = cow.observe_size(host)
+    assert seen
+    assert cow.describe(host, {}) == {"overlay": seen.differences[0]}
+    assert "is the host's disk full?" in seen.differences[0]
+
+
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
@@ -644,6 +666,19 @@ def test_needs_name_what_is_missing_and_the_command_that_mends_it(host: Simulate
     assert finding.cure == "modprobe -a dm_snapshot dm_zero"
 
 
+def test_need_of_targets_cannot_be_asked_for_by_an_ordinary_user(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (targets,) = [need for need in plugin.register_needs() if need.name == "device-mapper snapshots"]
+    control = Path("/dev/mapper/control")
+    host.files.make_directory(control.parent)
+    host.files.put(control, b"")
+    host.mapper.available = False
+    assert targets.check(host).found == "not there: snapshot, linear, zero"
+    monkeypatch.setattr(host.files, "writable", lambda path: path != control)
+    assert targets.check(host) == Finding(False, "an ordinary user may not ask", "run as root")
+
+
 def test_dry_run_tells_the_commands_that_would_make_it(host: SimulatedHost, machine: Vm, image: Image) -> None:
     _, snapshot, _ = resources(replace(machine, root_disk_bytes=IMAGE_BYTES), image)
     sectors = IMAGE_BYTES // 512
@@ -659,3 +694,8 @@ def test_dry_run_tells_the_commands_that_would_make_it(host: SimulatedHost, mach
         f"dmsetup create {snapshot.name}-base --uuid BANGER-0123456789-root-base --readonly"
     )
     assert last.endswith(f'"0 {2 * sectors} snapshot /dev/mapper/{snapshot.name}-base $cow PO 8"')
+
+
+def test_dry_run_before_the_image_is_built_tells_no_commands(host: SimulatedHost, machine: Vm, image: Image) -> None:
+    _, snapshot, _ = resources(machine, replace(image, facts=replace(image.facts, rootfs_bytes=0)))
+    assert list(snapshot.by_hand(host)) == []
