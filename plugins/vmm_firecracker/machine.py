@@ -9,7 +9,7 @@ from typing import Any
 
 from banger.types import Disk, Size
 
-__all__ = ["CARD", "KERNEL_ARGUMENTS", "START", "STOP", "Call", "Machine", "calls", "differences"]
+__all__ = ["CARD", "KERNEL_ARGUMENTS", "START", "STOP", "Call", "Machine", "calls", "differences", "word"]
 
 Call = tuple[str, dict[str, Any]]
 """The path and the body of one PUT (Firecracker's src/firecracker/swagger/firecracker.yaml)."""
@@ -18,6 +18,9 @@ KERNEL_ARGUMENTS = ("console=ttyS0", "reboot=k", "panic=1", "pci=off", "net.ifna
 """The console is the serial port that is kept; a reset by the keyboard controller is the only end that Firecracker
 knows, and a panic comes to one; there is no PCI bus to look for; the one card is eth0; there is a vsock."""
 CARD = "eth0"
+_MOST = 2**32
+"""More than any machine has processors or MiB of memory."""
+_MOST_CHARACTERS = 80
 START: Call = ("/actions", {"action_type": "InstanceStart"})
 STOP: Call = ("/actions", {"action_type": "SendCtrlAltDel"})
 
@@ -55,13 +58,17 @@ def calls(machine: Machine) -> list[Call]:
 
 
 def differences(machine: Machine, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What of the answer to `GET /vm/config` is not as wanted, in the user's words."""
+    """What of the answer to `GET /vm/config` is not as wanted, in the user's words.
+
+    Raises ValueError, as for any answer of another shape TypeError, KeyError or AttributeError.
+    """
     found = config["machine-config"]
+    vcpus, memory_mib = _number(found["vcpu_count"]), _number(found["mem_size_mib"])
     named = []
-    if found["vcpu_count"] != machine.vcpus:
-        named.append(f"vcpus {found['vcpu_count']} -> {machine.vcpus}")
-    if found["mem_size_mib"] != machine.memory_mib:
-        named.append(f"memory {Size(found['mem_size_mib'] * 2**20)} -> {Size(machine.memory_bytes)}")
+    if vcpus != machine.vcpus:
+        named.append(f"vcpus {vcpus} -> {machine.vcpus}")
+    if memory_mib != machine.memory_mib:
+        named.append(f"memory {Size(memory_mib * 2**20)} -> {Size(machine.memory_bytes)}")
     parts = {
         "its kernel or kernel arguments have changed": ([_boot_source(machine)], [config["boot-source"]]),
         "its disks have changed": (_drives(machine), config["drives"]),
@@ -69,6 +76,19 @@ def differences(machine: Machine, config: Mapping[str, Any]) -> tuple[str, ...]:
         "its vsock address has changed": ([_vsock(machine)], [config.get("vsock") or {}]),
     }
     return (*named, *(words for words, (wanted, there) in parts.items() if not _same(wanted, there)))
+
+
+def word(value: object) -> str:
+    """A word of an answer, to be shown. Raises ValueError for what is none."""
+    if isinstance(value, str) and value.isprintable() and len(value) <= _MOST_CHARACTERS:
+        return value
+    raise ValueError("not a word")
+
+
+def _number(value: object) -> int:
+    if type(value) is int and 0 <= value <= _MOST:
+        return value
+    raise ValueError("not a number of processors or of MiB")
 
 
 def _boot_source(machine: Machine) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from banger.vmmprocess import START_S, VmmProcess
 
 from .faults import explained, is_silence
 from .jail import Jail, is_jailed, is_jailer
-from .machine import START, STOP, Machine, calls, differences
+from .machine import START, STOP, Machine, calls, differences, word
 
 __all__ = ["NAME", "FirecrackerProcess", "version_refusal"]
 
@@ -22,7 +22,7 @@ NAME = "firecracker"
 OLDEST, NEXT_MAJOR = (1, 8), (2, 0)
 """Since 1.8 devices are announced by ACPI; distributions' kernels have no other way to find them. 2.0 may break what
 is used here (docs/RELEASE_POLICY.md: no incompatible change within a major version)."""
-_NO_ANSWER = (VmmError, KeyError, TypeError, AttributeError)
+_NO_ANSWER = (VmmError, KeyError, TypeError, AttributeError, ValueError)
 """Also one of another shape: whoever broke out of a guest into its jail answers what they like."""
 _NOT_STARTED, _RUNNING = "Not started", "Running"
 _LAST_WORDS_S = 0.5
@@ -64,7 +64,7 @@ class FirecrackerProcess(VmmProcess):
         if self.machine is None:
             return Present(handle)
         try:
-            state = str(host.http.get(self.files.api_socket, "/")["state"])
+            state = word(host.http.get(self.files.api_socket, "/")["state"])
             found = differences(self.machine, host.http.get(self.files.api_socket, "/vm/config"))
         except _NO_ANSWER:
             return Drifted(handle, ("it does not answer on its API socket",), in_place=False)
@@ -104,7 +104,7 @@ class FirecrackerProcess(VmmProcess):
     def describe(self, host: HostView, handle: Handle) -> Mapping[str, str]:
         try:
             about = host.http.get(self.files.api_socket, "/")
-            return {"state": str(about["state"]), "version": str(about["vmm_version"])}
+            return {"state": word(about["state"]), "version": word(about["vmm_version"])}
         except _NO_ANSWER:
             return {"state": "does not answer"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -482,6 +483,40 @@ def test_process_that_answers_nonsense_is_one_that_does_not_answer(
     assert firecracker().describe(host, handle) == {"state": "does not answer"}
 
 
+@pytest.mark.parametrize("key", ["vcpu_count", "mem_size_mib"])
+@pytest.mark.parametrize("value", ["x", "x" * 2**20, [], {}, None, True, -1, 2**70, 0.5, math.inf, math.nan])
+def test_process_that_answers_no_number_of_processors_or_mib_is_one_that_does_not_answer(
+    host: SimulatedHost, key: str, value: object
+) -> None:
+    """Whoever broke out of a guest into its jail answers what they like."""
+    handle = started(host)
+    host.http.microvm(API).config["machine-config"][key] = value
+    seen = firecracker().observe(host, handle)
+    assert seen == Drifted(handle, ("it does not answer on its API socket",), in_place=False)
+
+
+@pytest.mark.parametrize("state", ["x" * 2**20, "\x1b[2J", "\ud800", ["Running"], {"a": 1}, None, 2])
+def test_process_that_answers_a_state_which_is_no_word_is_one_that_does_not_answer(
+    host: SimulatedHost, state: Any
+) -> None:
+    handle = started(host)
+    host.http.microvm(API).state = state
+    seen = firecracker().observe(host, handle)
+    assert seen == Drifted(handle, ("it does not answer on its API socket",), in_place=False)
+    assert firecracker().describe(host, handle) == {"state": "does not answer"}
+
+
+@pytest.mark.parametrize("key", ["boot-source", "drives", "network-interfaces", "vsock"])
+@pytest.mark.parametrize("value", [1, math.inf, "x", [1], ["x"] * 2, {"a": 1}, None])
+def test_process_that_answers_nonsense_of_its_parts_is_told_as_one_that_differs(
+    host: SimulatedHost, key: str, value: object
+) -> None:
+    handle = started(host)
+    host.http.microvm(API).config[key] = value
+    seen = firecracker().observe(host, handle)
+    assert isinstance(seen, Drifted) and not seen.in_place
+
+
 def test_process_whose_start_was_broken_off_is_made_anew_in_place(host: SimulatedHost) -> None:
     started(other := _host())
     host.crash_at(other.effects.index("http.put /boot-source") + 1)
@@ -556,6 +591,21 @@ def test_process_that_dies_at_once_says_what_it_said(host: SimulatedHost) -> Non
     with pytest.raises(VmmError, match=r"RunWithApi\(SomeReason\)"):
         started(host)
     assert firecracker().observe(host, None) == Absent()
+
+
+def test_process_that_dies_at_once_quotes_nothing_of_an_earlier_start(host: SimulatedHost) -> None:
+    log = VM.directory / "firecracker.log"
+    host.files.put(log, b"an error of before\n")
+    host.files.put(VM.console_log, b"a panic of before\n")
+
+    def die(process: Any) -> None:
+        host.files.put(log, host.files.read(log) + b"an error of now\n")
+        host.processes.end(process.identity)
+
+    host.processes.on_start = die
+    with pytest.raises(VmmError) as caught:
+        started(host)
+    assert caught.value.message.splitlines()[1:] == ["  an error of now"]
 
 
 def test_process_of_the_wrong_version_is_ended_and_says_which_is_wanted(host: SimulatedHost) -> None:
