@@ -38,7 +38,7 @@ def destroy(
     options = ApplyOptions(
         forks=number_of(forks),
         extra_vars=parse_extra(extra_vars),
-        selection=Selection(limit=words(limit)),
+        selection=Selection(limit=words(limit, "--limit")),
         confirm=partial(confirmed, "This removes all disks of", yes=yes),
     )
     perform(output, lambda session: destroy_playbook(session, playbook, options))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import click
 
 from banger.cli.compose import open_session
+from banger.cli.files import write_private
 from banger.core.export import export as exported
 from banger.core.report import silent
-from banger.errors import BangerError
 
 
 @click.command()
@@ -30,21 +28,10 @@ def export(names: tuple[str, ...], output: Path | None) -> None:
     """
     found = exported(open_session(silent), names)
     if output:
-        _write(output, found.text)
+        write_private(output, found.text)
     else:
         click.echo(found.text, nl=False)
     for each in found.lacking:
         click.echo(f"not in it: {each}", err=True)
     if found.lacking:
         raise click.exceptions.Exit(1)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.fchmod(descriptor, 0o600)
-            file.write(text)
-    except OSError as error:
-        raise BangerError(f"cannot write {path}: {error.strerror}", hint="give another file") from error

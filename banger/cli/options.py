@@ -76,7 +76,7 @@ def apply_options(command: Command) -> Command:
             restart=restart,
             recreate=recreate,
             extra_vars=parse_extra(extra_vars),
-            selection=Selection(words(limit), words(tags), words(skip_tags)),
+            selection=Selection(words(limit, "--limit"), words(tags, "--tags"), words(skip_tags, "--skip-tags")),
             diff=diff,
         )
         return command(options=options, **others)

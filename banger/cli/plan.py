@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from banger.cli.files import write_private
 from banger.cli.options import apply_options, output_options, playbook_argument
 from banger.cli.perform import perform
 from banger.cli.render import Output
 from banger.core.apply import Outcome
 from banger.core.converge import ApplyOptions, keep_plan
 from banger.core.session import Session
-from banger.errors import BangerError
+from banger.errors import UsageError
 
 
 @click.command()
@@ -25,19 +26,13 @@ from banger.errors import BangerError
 @output_options
 def plan(playbook: Path, file: Path | None, detailed_exitcode: bool, options: ApplyOptions, output: Output) -> None:
     """Say what applying PLAYBOOK would do; nothing is changed. With -o it can be applied later: banger apply FILE."""
+    if file and file.exists() and file.samefile(playbook):
+        raise UsageError(f"{file} is the playbook itself", hint="give another file to -o")
 
     def act(session: Session) -> list[Outcome]:
         outcomes, kept = keep_plan(session, playbook, options)
         if file and not any(outcome.error for outcome in outcomes):
-            _keep(file, kept.text())
+            write_private(file, kept.text())
         return outcomes
 
     perform(output, act, detailed=detailed_exitcode)
-
-
-def _keep(file: Path, text: str) -> None:
-    try:
-        file.touch(mode=0o600)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BangerError(f"cannot write {file}: {error.strerror}", hint="give another file") from error

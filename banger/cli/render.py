@@ -119,9 +119,9 @@ def lines_of(event: Event) -> list[str]:
         case "stage":
             return [f"{subject}: {event['stage']}: {event['detail']}"]
         case "room":
-            return event["warnings"] or [
-                f"room: disks can grow by {human(event['disks_bytes'])}, {human(event['free_bytes'])} is free"
-            ]
+            growth, free = event["disks_bytes"], event["free_bytes"]
+            fits = [f"room: disks can grow by {human(growth)}, {human(free)} is free"] if growth <= free else []
+            return [*event["warnings"], *fits]
         case "note":
             return [f"{subject}: {event['message']}" if subject else event["message"]]
         case "failed":

@@ -59,6 +59,8 @@ class PlanFile:
 
 def read(path: Path) -> PlanFile | None:
     """The plan that is kept in a file; None when it is something else, a playbook. Raises UsageError for a bad one."""
+    if not path.is_file():
+        return None  # a pipe can be read only once
     try:
         text = path.read_text(encoding="utf-8")
         if not text.lstrip().startswith("{") or f'"{KEY}"' not in text[:64]:
@@ -92,7 +94,7 @@ def fingerprint(todo: Plan, member: Member | None = None) -> str:
         vm = member.vm
         digest.update(repr((vm.image, member.image.digest, vm.vcpus, vm.memory_bytes, vm.root_disk_bytes)).encode())
         digest.update(repr((vm.work_disk_bytes, vm.overlay_bytes, vm.storage, vm.workdisk, vm.vmm, vm.jailed)).encode())
-        digest.update(repr((vm.running, vm.nic, vm.network)).encode())
+        digest.update(repr((vm.running, vm.nic, vm.network, member.record.tags)).encode())
         digest.update(repr(_without_origins(saved_guest.document_of(member.config))).encode())
     return digest.hexdigest()
 

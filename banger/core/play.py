@@ -34,6 +34,8 @@ from banger.types import ImageSource, ImageSpec, Network, NetworkKind, Size
 MINIMUM_MEMORY = Size.parse("64MiB")
 MINIMUM_DISK = Size.parse("16MiB")
 MINIMUM_OVERLAY = Size.parse("1MiB")
+MAXIMUM_DISK = Size.parse("15TiB")
+"""A file of ext4, which a disk is and lies on, has at most 16 TiB; an overlay has tables beside its data."""
 MAXIMUM_VCPUS = 255
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -257,6 +259,8 @@ class PlayReader:
             self._references.append(("image", keys.image, options.place_of(entry, "image")))
         elif keys.state != "absent" and "image" not in entry.entries:
             self._problem(entry.place, f"{what} needs 'image'")
+        elif keys.state != "absent" and _is_empty(entry.get("image")):
+            self._problem(options.place_of(entry, "image"), f"'image' of {what} is empty", "name one of 'images'")
         if keys.network != AUTO:
             self._references.append(("network", keys.network, options.place_of(entry, "network")))
         if not whole or not named:
@@ -293,6 +297,8 @@ class PlayReader:
         self._at_least(entry, "root_disk", keys.root_disk, MINIMUM_DISK, what)
         self._at_least(entry, "work_disk", keys.work_disk, MINIMUM_DISK, what)
         self._at_least(entry, "overlay", keys.overlay, MINIMUM_OVERLAY, what)
+        for key in ("root_disk", "work_disk", "overlay"):
+            self._at_most(entry, key, getattr(keys, key), MAXIMUM_DISK, what)
         listed = entry.get("authorized_keys")
         for node in listed.items if isinstance(listed, yaml_source.Sequence) else ():
             try:
@@ -366,6 +372,10 @@ class PlayReader:
             no_unit = isinstance(node, Scalar) and node.text.isdecimal() and 1 <= size < 2**20
             self._problem(options.place_of(entry, key), message, f"did you mean {int(size)}MiB?" if no_unit else None)
 
+    def _at_most(self, entry: yaml_source.Mapping, key: str, size: Size | None, most: Size, what: str) -> None:
+        if size is not None and size > most:
+            self._problem(options.place_of(entry, key), f"'{key}' of {what} is {size}, which is more than {most}")
+
 
 def _what(kind: str, entry: yaml_source.Mapping) -> str:
     """How messages call it: by its name when it has one."""
@@ -377,6 +387,11 @@ def _what(kind: str, entry: yaml_source.Mapping) -> str:
 
 def _only(entry: yaml_source.Mapping, keys: type) -> yaml_source.Mapping:
     return options.without(entry, set(entry.entries) - set(options.keys_of(keys)))
+
+
+def _is_empty(node: Node | None) -> bool:
+    """An empty text that was read as one; what could not be read has been told."""
+    return isinstance(node, Scalar) and node.value == "" and not isinstance(node.value, Unrendered)
 
 
 def _none_as_null(entry: yaml_source.Mapping, key: str) -> yaml_source.Mapping:

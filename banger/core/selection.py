@@ -69,6 +69,8 @@ class Selection:
         for pattern in self.limit:
             if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in names):
                 raise UsageError(f"no VM of {playbook.path} is called {pattern!r}", hint=did_you_mean(pattern, names))
+        if names and not any(map(self._is_within_limit, names)):
+            raise UsageError(f"--limit {','.join(self.limit)} leaves no VM of {playbook.path}")
         known = {tag for vm in playbook.vms for tag in (*vm.tags, *(each for task in vm.tasks for each in task.tags))}
         for tag in (*self.tags, *self.skip_tags):
             if tag not in known:
@@ -76,9 +78,12 @@ class Selection:
                 raise UsageError(f"nothing in {playbook.path} has the tag {tag!r}", hint=hint)
 
 
-def words(text: str | None) -> tuple[str, ...]:
-    """A list with commas, as on a command line."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+def words(text: str | None, option: str) -> tuple[str, ...]:
+    """A list with commas, as on a command line. Raises UsageError for an empty one: it was to choose something."""
+    found = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    if text is not None and not found:
+        raise UsageError(f"{option} is empty, so it chooses nothing", hint=f"without {option} it is everything")
+    return found
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

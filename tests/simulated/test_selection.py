@@ -60,7 +60,7 @@ def inside(world: World, name: str, path: str) -> str | None:
     ],
 )
 def test_limit_is_about_these_vms_and_their_images(world: World, limit: str, chosen: list[str]) -> None:
-    world.apply(write(world), selection=Selection(limit=words(limit)))
+    world.apply(write(world), selection=Selection(limit=words(limit, "--limit")))
     assert subjects(world) == chosen
     world.apply(write(world), check=True)
     assert {record.name for record in world.session().store.snapshot().vms()} == {
