@@ -25,10 +25,16 @@ def observe_size(host: HostView, path: Path, wanted_bytes: int, what: str) -> Dr
 
 
 def grow(host: Host, path: Path, size_bytes: int) -> None:
-    """Enlarge file and file system. The file alone may be large already, after a crash, so a note lies beside it."""
-    host.files.write(_growing(path), b"")
+    """Enlarge file and file system. The file alone may be large already, after a crash, so a note lies beside it.
+
+    The note says also that the file system was sound when that began: whatever is wrong with it after is mended.
+    """
+    interrupted = host.files.status(_growing(path)) is not None
+    if not interrupted:
+        host.ext4.recover(path, thoroughly=True)
+        host.files.write(_growing(path), b"")
     status = host.files.status(path)
-    host.ext4.grow(path, max(size_bytes, status.size_bytes if status else 0))
+    host.ext4.grow(path, max(size_bytes, status.size_bytes if status else 0), interrupted=interrupted)
     host.files.remove(_growing(path))
 
 

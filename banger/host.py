@@ -377,8 +377,11 @@ class Ext4(Ext4View, Protocol):
     ) -> None:
         """A new sparse image (0600) with `nodes` in it, whole or not at all; missing parents become 0755 root:root."""
 
-    def recover(self, disk: Path) -> None:
-        """Replay the journal of a file system whose guest was stopped hard (e2fsck -p). Busy when it is in use."""
+    def recover(self, disk: Path, *, thoroughly: bool = False) -> None:
+        """Replay the journal of a file system whose guest was stopped hard (e2fsck -p). Busy when it is in use.
+
+        `thoroughly`: check all of it, also where it says that it is clean.
+        """
 
     def patch(
         self,
@@ -398,8 +401,11 @@ class Ext4(Ext4View, Protocol):
         refuses a disk that is mounted or in use (Busy).
         """
 
-    def grow(self, path: Path, size_bytes: int) -> None:
-        """Check and enlarge an image file to this size; of a device, its file system to the device's own size."""
+    def grow(self, path: Path, size_bytes: int, *, interrupted: bool = False) -> None:
+        """Check and enlarge an image file to this size; of a device, its file system to the device's own size.
+
+        `interrupted`: it was sound before an enlarging of it that was broken off, and what that left is mended.
+        """
 
     def set_identity(self, disk: Path, *, label: str, uuid: str) -> None:
         """Give an existing file system its label and UUID."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from banger.errors import CommandError, DiskError
 from banger.host import Inode, Node
-from banger.linux import blockdevice, debugfs, ext4_flatten, ext4_make, ext4_patch, fsck
+from banger.linux import blockdevice, debugfs, disklock, ext4_flatten, ext4_make, ext4_patch, fsck
 from banger.linux.ext4_view import DiskView
 from banger.linux.guest_paths import follow
 from banger.linux.run import run
@@ -74,10 +74,10 @@ class LinuxExt4:
         with _failing("make", path):
             ext4_make.make(path, size_bytes, nodes, label=label, uuid=uuid)
 
-    def recover(self, disk: Path) -> None:
+    def recover(self, disk: Path, *, thoroughly: bool = False) -> None:
         """Replay the journal of a file system whose guest was stopped hard. Busy when it is in use."""
-        with _failing("check", disk):
-            fsck.preen(disk)
+        with _failing("check", disk), disklock.held(disk):
+            fsck.preen(disk, force=thoroughly)
 
     def patch(
         self,
@@ -90,14 +90,14 @@ class LinuxExt4:
         prefix: str = "",
     ) -> None:
         """Replace or make files and directories and remove other files, in one run, then prove the image clean."""
-        with _failing("write into", disk):
+        with _failing("write into", disk), disklock.held(disk):
             fsck.preen(disk)
             ext4_patch.patch(DiskView(disk, prefix, base), writes, removals, directories)
             fsck.verify(disk, "writing guest files")
 
-    def grow(self, path: Path, size_bytes: int) -> None:
-        """Check and enlarge an image file to this size; of a device, its file system to the device's own size."""
-        with _failing("enlarge", path):
+    def grow(self, path: Path, size_bytes: int, *, interrupted: bool = False) -> None:
+        """See `banger.host.Ext4`. What a resize2fs(8) that was killed leaves is beyond `e2fsck -p`."""
+        with _failing("enlarge", path), disklock.held(path):
             device, now_bytes = blockdevice.is_device(path), blockdevice.size_bytes(path)
             if size_bytes < now_bytes:
                 raise DiskError(f"{path} has {now_bytes} bytes and cannot be made smaller ({size_bytes} bytes asked)")
@@ -105,6 +105,8 @@ class LinuxExt4:
                 raise DiskError(
                     f"{path} is a device of {now_bytes} bytes and cannot be made larger ({size_bytes} asked)"
                 )
+            if interrupted:
+                fsck.mend(path)
             fsck.preen(path, force=True)
             if not device:
                 os.truncate(path, size_bytes)
@@ -113,14 +115,14 @@ class LinuxExt4:
 
     def set_identity(self, disk: Path, *, label: str, uuid: str) -> None:
         """Give an existing file system its label and UUID."""
-        with _failing("label", disk):
+        with _failing("label", disk), disklock.held(disk):
             fsck.preen(disk, force=True)  # tune2fs(8) changes a UUID only in a freshly checked file system
             run(["tune2fs", "-L", label, "-U", uuid, disk], timeout_s=_RESIZE_TIMEOUT_S)
             fsck.verify(disk, "labelling it")
 
     def flatten(self, disk: Path, directory: str) -> int:
         """Move everything in top-level `directory` up to the root and remove it; how many entries moved."""
-        with _failing("flatten", disk):
+        with _failing("flatten", disk), disklock.held(disk):
             fsck.preen(disk)
             return ext4_flatten.flatten(disk, directory)
 

@@ -32,7 +32,8 @@ def preen(disk: Path, *, force: bool = False) -> None:
 
 
 def mend(disk: Path) -> None:
-    """Answer yes to everything (`-fy`); only for a copy whose names were moved on purpose."""
+    """Answer yes to everything (`-fy`): only where all that can be wrong is what we did to a sound file system."""
+    blockdevice.refuse_open(disk)
     result = _e2fsck("-fy", disk)
     if result.returncode not in (0, 1):
         raise DiskError(f"{disk} could not be mended (e2fsck status {result.returncode}): {tail(result.output)}")

@@ -5,12 +5,14 @@ Programs run with `LC_ALL=C`, because what they say is read here. The long-lived
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +24,7 @@ _log = logging.getLogger(__name__)
 _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Debian leaves these out of an ordinary user's PATH, though mke2fs(8) and its kin need no privilege."""
 _TAIL_LINES = 20
+_handed_on: ContextVar[tuple[int, ...]] = ContextVar("_handed_on", default=())
 
 PACKAGES = {
     "apt-get": "apt",
@@ -111,7 +114,7 @@ def run(
             timeout=timeout_s,
             env={**os.environ, "LC_ALL": "C", **(env or {})},
             cwd=cwd,
-            pass_fds=inherit,
+            pass_fds=(*inherit, *_handed_on.get()),
             start_new_session=True,  # Ctrl-C is for us: a tool that is writing a disk is let end
             check=False,
         )
@@ -123,6 +126,16 @@ def run(
     if accept is not None and result.returncode not in accept:
         raise CommandError(f"`{shown}` {_ending(result.returncode)}{_said(result)}")
     return result
+
+
+@contextlib.contextmanager
+def handed_on(descriptor: int) -> Iterator[None]:
+    """Each program that is run in this block has this descriptor of ours too, and keeps it when we are killed."""
+    token = _handed_on.set((*_handed_on.get(), descriptor))
+    try:
+        yield
+    finally:
+        _handed_on.reset(token)
 
 
 def become(argv: Sequence[str]) -> NoReturn:

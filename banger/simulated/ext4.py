@@ -52,7 +52,7 @@ class SimulatedExt4:
             tree.fill(nodes)
             self._publish(path, tree)
 
-    def recover(self, disk: Path) -> None:
+    def recover(self, disk: Path, *, thoroughly: bool = False) -> None:
         self._refuse_busy(disk)
         with self._host.effect(f"ext4.recover {disk}"):
             self._files.tree(disk)
@@ -76,7 +76,7 @@ class SimulatedExt4:
             view.tree.entries = changed.entries
             self._files.touch(disk)
 
-    def grow(self, path: Path, size_bytes: int) -> None:
+    def grow(self, path: Path, size_bytes: int, *, interrupted: bool = False) -> None:
         self._refuse_busy(path)
         with self._host.effect(f"ext4.grow {path}"):
             tree = self._files.tree(path)

@@ -185,15 +185,20 @@ class Snapshot(Resource):
         return max(wanted_bytes, filled.size_bytes, origin.size_bytes)
 
     def _fill(self, host: Host, overlay: CowFile, stage: Stage) -> None:
-        """Let the file system reach to the device's end. What it is being enlarged to is noted before that begins."""
+        """Let the file system reach to the device's end. What it is being enlarged to is noted before that begins.
+
+        The note says also that the file system was sound then: whatever is wrong with it after is mended.
+        """
         device = host.mapper.device(self.name)
         assert device is not None, "it was made just now"
         filled = overlay.filled(host)
         if device.size_bytes > filled.size_bytes or filled.growing:
             stage("growing the root disk")
-            overlay.note_filled(host, Filled(device.size_bytes, growing=True))
             try:
-                host.ext4.grow(self.path, device.size_bytes)
+                if not filled.growing:
+                    host.ext4.recover(self.path, thoroughly=True)
+                overlay.note_filled(host, Filled(device.size_bytes, growing=True))
+                host.ext4.grow(self.path, device.size_bytes, interrupted=filled.growing)
             except DiskError:
                 self._refuse_unusable(host)
                 raise

@@ -330,6 +330,14 @@ def test_grow_keeps_contents_and_sets_the_size(host: Host, disk: Path) -> None:
     assert contents(host, disk, "/f") == [b"f"]
 
 
+def test_grow_that_was_interrupted_is_done_again(host: Host, disk: Path) -> None:
+    host.ext4.make(disk, SIZE_BYTES, [Node("/f", "file", content=b"f")])
+    for _ in range(2):
+        host.ext4.recover(disk, thoroughly=True)
+        host.ext4.grow(disk, 4 * SIZE_BYTES, interrupted=True)
+    assert contents(host, disk, "/f") == [b"f"]
+
+
 def test_grow_to_less_is_refused(host: Host, disk: Path) -> None:
     host.ext4.make(disk, SIZE_BYTES)
     with pytest.raises(DiskError, match="smaller"):

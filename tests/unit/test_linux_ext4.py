@@ -105,6 +105,17 @@ def test_make_outside_of_the_image_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_resize2fs_left_is_mended_and_nothing_else_is(disk: Path) -> None:
+    """Its resize inode points outside the disk: `e2fsck -p` leaves that to people."""
+    debugfs.change(disk, ["sif <7> block[IND] 99999999"])
+    with pytest.raises(DiskError, match="e2fsck status 4") as refused:
+        EXT4.grow(disk, 64 * MIB)
+    assert refused.value.hint == f"mend it: e2fsck -f {disk}"
+    EXT4.grow(disk, 64 * MIB, interrupted=True)
+    assert content(disk, "/f") == b"f"
+    fsck.verify(disk, "growing")
+
+
 def test_set_identity_and_grow_are_what_the_disk_says(disk: Path) -> None:
     EXT4.set_identity(disk, label="new", uuid=UUID)
     EXT4.grow(disk, 256 * MIB)
