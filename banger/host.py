@@ -612,7 +612,7 @@ class Host(HostView, Protocol):
     @property
     def tools(self) -> Tools: ...
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock of this name; every command of this home honours it, and it dies with its process.
+        """Hold the lock of this name; every command on this host honours it, and it dies with its process.
 
         For what several VMs share (a bridge, a base loop): looked at, made and taken away while it is held.
         """
