@@ -15,6 +15,7 @@ from banger.cli import cli
 from banger.core import saved_record
 from banger.core.home import Home
 from banger.core.state import Store, VmRecord
+from banger.linux import netns
 from banger.linux.host import LinuxHost
 from banger.types import VmFiles
 from tests.capabilities import programs, require
@@ -24,6 +25,8 @@ from tests.unit.test_state import record
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """On a machine without network namespaces: those that other tests make just now are not to be found."""
+    monkeypatch.setattr(netns, "NAMED", tmp_path / "netns")
     monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
     return Home(tmp_path / "home")
 
