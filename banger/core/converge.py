@@ -272,8 +272,9 @@ class Run:
         with session.store.transaction() as records:
             known = records.by_name()
             allocated = self._roster.allocated(records)
-            # What changes of the others is not decided yet.
-            records.put(*(record for record in allocated.values() if record.name not in known))
+            # What else changes of those that are known is not decided yet; a card is somebody's at once.
+            new = [record for record in allocated.values() if record.name not in known]
+            records.put(*new, *self._roster.cards(allocated, known))
             former = records.images()
             for name, image in self._roster.image_plans.items():
                 records.put_image(name, image.digest)

@@ -82,7 +82,7 @@ class Roster:
             for each in self.wanted
             if each.name in known
         }
-        taken = [record.nic for record in known.values() if stay.get(record.name, True)]
+        taken = [record.nic for record in known.values() if stay.get(record.name, True) or self._vmm(record)]
         allocated = {}
         for request in self.wanted:
             old, network = known.get(request.name), networks[request.network]
@@ -93,6 +93,15 @@ class Roster:
                 taken.append(nic)
             allocated[request.name] = _record(self.session, request, old, vm_id, nic, network)
         return allocated
+
+    def cards(self, allocated: Mapping[str, VmRecord], known: Mapping[str, VmRecord]) -> list[VmRecord]:
+        """The records of VMs that do not run and get another card, as they are but for that."""
+        pairs = [(known[name], record) for name, record in allocated.items() if name in known]
+        return [
+            replace(old, nic=new.nic, network_options=new.network_options).with_runtime(guest_ip=new.nic.ip)
+            for old, new in pairs
+            if old.nic != new.nic and not self._vmm(old)
+        ]
 
     def members(
         self,

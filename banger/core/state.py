@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from tinydb.table import Table
 from banger.core.home import RECORD
 from banger.core.locks import locked, make_private
 from banger.core.shape import shaped, unshaped
-from banger.errors import StateError
+from banger.errors import Busy, StateError
 from banger.identity import Nic
 
 SCHEMA = 1
@@ -129,8 +129,9 @@ class Transaction(Records):
     """What is recorded, to be changed."""
 
     def put(self, *records: VmRecord) -> None:
-        """Of several, the last of an id is kept."""
+        """Of several, the last of an id is kept. Raises Busy for a card that another VM was given meanwhile."""
         given = {record.id: record for record in records}
+        _refuse_twins({record.id: record for record in self.vms()}, given)
         self._read = None
         for document in self._vms.search(where("id").test(given.__contains__)):
             self._vms.update(unshaped(given.pop(document["id"])), doc_ids=[document.doc_id])
@@ -259,6 +260,21 @@ class Store:
 
     def _unreadable(self, error: Exception) -> SpoiltState:
         return SpoiltState(f"{self._path} is not a state file of ours ({error}); nothing was changed", hint=_CURE)
+
+
+def _refuse_twins(known: Mapping[str, VmRecord], given: Mapping[str, VmRecord]) -> None:
+    """No card that was chosen just now is another VM's: they are chosen before they are recorded. All by id."""
+    moved = {vm_id for vm_id, record in given.items() if vm_id not in known or known[vm_id].nic != record.nic}
+    if not moved:
+        return
+    holders = {record.nic.ssh: record for vm_id, record in {**known, **given}.items() if vm_id not in moved}
+    for record in map(given.__getitem__, moved):
+        ssh = record.nic.ssh
+        if (holder := holders.setdefault(ssh, record)) is not record:
+            raise Busy(
+                f"{ssh.host}:{ssh.port} was given to {holder.name} while it was being chosen for {record.name}",
+                hint="run this again: it chooses another",
+            )
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

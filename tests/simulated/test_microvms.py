@@ -11,6 +11,7 @@ import pytest
 
 from banger.core import lifecycle, teardown
 from banger.core.apply import Outcome
+from banger.core.converge import Run
 from banger.core.reconcile import reconcile
 from banger.core.session import Session
 from banger.errors import PlaybookError
@@ -334,3 +335,34 @@ def test_vm_on_a_declared_network_stays_there_when_its_key_is_left_out(world: Wo
     world.apply(world.write(state="absent"))
     assert (world.changed(), world.reasons()) == (0, [])
     assert world.record("web").nic.network == "closed"
+
+
+def test_address_that_another_command_gave_out_meanwhile_is_nobody_elses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command moves a stopped VM to a network while the other makes a new VM there."""
+    world.blocked = set()
+    networks = "[{name: one, plugin: tap, subnet: 10.9.1.0/24}, {name: two, plugin: tap, subnet: 10.9.2.0/24}]"
+
+    def of(name: str, network: str, state: str) -> Path:
+        path = world.directory / f"{name}.yml"
+        path.write_text(
+            "- images: [{name: tiny, source: tiny}]\n"
+            f"- defaults: {{image: tiny, root_disk: 1GiB, storage: file, {VMM}}}\n"
+            f"  networks: {networks}\n"
+            f"  vms: [{{name: {name}, network: {network}, state: {state}}}]\n"
+        )
+        return path
+
+    world.apply(of("web", "one", "stopped"))
+    keep_names, others = Run._keep_names, iter([of("db", "two", "running")])
+
+    def beside(run: Run, *arguments: dict[str, str]) -> None:
+        keep_names(run, *arguments)
+        for other in others:
+            assert errors(world.apply(other)) == []
+
+    monkeypatch.setattr(Run, "_keep_names", beside)
+    assert errors(world.apply(of("web", "two", "running"))) == []
+    addresses = {world.record(name).nic.address for name in ("web", "db")}
+    assert len(addresses) == 2 and all(address.startswith("10.9.2.") for address in addresses)

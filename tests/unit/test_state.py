@@ -8,11 +8,12 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
 from banger.core.state import Store, VmRecord, VmRuntime
-from banger.errors import StateError
+from banger.errors import Busy, StateError
 from banger.types import Nic, SshEndpoint
 
 RUNTIME = VmRuntime(
@@ -22,9 +23,11 @@ NIC = Nic("user", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0
 
 
 def record(name: str) -> VmRecord:
+    """With a card of its own."""
+    nic = replace(NIC, ssh=SshEndpoint("127.0.0.1", 1024 + crc32(name.encode()) % 60_000))
     sizes: dict[str, Any] = {"vcpus": 1, "memory_bytes": 2**29, "root_disk_bytes": 2**32, "work_disk_bytes": None}
     ways: dict[str, Any] = {"storage": "overlay", "workdisk": "ext4", "vmm": "qemu"}
-    return VmRecord(name, name, "debian", "d1", nic=NIC, network_options={}, runtime=RUNTIME, **sizes, **ways)
+    return VmRecord(name, name, "debian", "d1", nic=nic, network_options={}, runtime=RUNTIME, **sizes, **ways)
 
 
 def store(directory: Path) -> Store:
@@ -44,6 +47,30 @@ def test_transaction_puts_one_record_per_id(tmp_path: Path) -> None:
             records.put(record("web").with_runtime(state=state))
     (only,) = store(tmp_path).snapshot().vms()
     assert only.runtime.state == "stopped"
+
+
+def test_card_that_another_vm_was_given_meanwhile_is_refused(tmp_path: Path) -> None:
+    one, other = record("one"), replace(record("other"), nic=record("one").nic)
+    with store(tmp_path).transaction() as records:
+        records.put(one)
+    words = "was given to one while it was being chosen for other"
+    with pytest.raises(Busy, match=words), store(tmp_path).transaction() as records:
+        records.put(other)
+    with pytest.raises(Busy), store(tmp_path).transaction() as records:
+        records.put(record("third"), replace(record("fourth"), nic=record("third").nic))
+    with store(tmp_path).transaction() as records:  # they change places
+        records.put(replace(one, nic=record("two").nic), other)
+    assert [each.name for each in store(tmp_path).snapshot().vms()] == ["one", "other"]
+
+
+def test_cards_that_are_alike_already_keep_nobody_from_writing(tmp_path: Path) -> None:
+    with store(tmp_path).transaction() as records:
+        records.put(record("one"), record("other"))
+    text = (tmp_path / "state.json").read_text()
+    one, other = (str(record(name).nic.ssh.port) for name in ("one", "other"))
+    (tmp_path / "state.json").write_text(text.replace(one, other))
+    with store(tmp_path).transaction() as records:
+        records.put(*(each.with_runtime(state="stopped") for each in records.vms()))
 
 
 def test_transaction_that_raises_changes_nothing(tmp_path: Path) -> None:
