@@ -6,7 +6,7 @@ A plugin says how it is made; when it is whole, when it may grow in place and wh
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -30,7 +30,7 @@ def image_of(host: HostView, root_disk: Path) -> str | None:
 def note_of(host: HostView, root_disk: Path) -> list[str]:
     """The words noted of a root disk: its kind, its image (DIGEST or DIGEST.BUILD), what its storage adds; or none."""
     note = image_note(root_disk)
-    if host.files.status(note) is None:
+    if host.files.status(root_disk) is None or host.files.status(note) is None:
         return []
     return host.files.read(note).decode("utf-8", "replace").split()
 
@@ -63,7 +63,7 @@ class RootDiskFile(Resource):
 
     @property
     def image_note(self) -> Path:
-        """Says which image the disk was made for. Written last, so a disk is whole when it is there."""
+        """Says which image the disk was made for. Written first, so that no disk is without it."""
         return image_note(self.path)
 
     @abstractmethod
@@ -71,7 +71,7 @@ class RootDiskFile(Resource):
         """Make the file at `path`, of `size_bytes`. There is none when this is called."""
 
     def observe(self, host: HostView, recorded: Handle | None) -> Observation:
-        if host.files.status(self.path) is None or host.files.status(self.image_note) is None:
+        if host.files.status(self.path) is None:
             return Absent()
         made_for = note_of(host, self.path)[:2]
         if made_for != self.note:
@@ -83,10 +83,12 @@ class RootDiskFile(Resource):
         return diskfile.observe_size(host, self.path, self.size_bytes, "root_disk")
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
+        """The disk gets its name last, so it is whole when it is there."""
         self.remove(host, None, stage)
         diskfile.sweep(host, self.path.parent)
-        self.make(host, stage)
+        replace(self, path=self._unfinished).make(host, stage)
         host.files.write(self.image_note, " ".join(self.note).encode())
+        host.files.rename(self._unfinished, self.path)
         return {}
 
     def update(self, host: Host, handle: Handle, stage: Stage) -> Handle:
@@ -95,8 +97,13 @@ class RootDiskFile(Resource):
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
-        host.files.remove(self.image_note)
         diskfile.remove(host, self.path)
+        host.files.remove(self._unfinished)
+        host.files.remove(self.image_note)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.path.with_suffix(".new")
 
     @property
     def note(self) -> list[str]:

@@ -238,7 +238,7 @@ def _scratch(session: Session, records: Sequence[VmRecord]) -> Iterator[Leftover
 
 def _is_scratch(path: Path) -> bool:
     temporary = path.name.startswith(".") and path.name.endswith(".tmp")
-    return temporary or path.name.startswith(".banger-stage-") or path.name == "work.new"
+    return temporary or path.name.startswith(".banger-stage-") or path.name in ("root.new", "work.new")
 
 
 def _size_bytes(files: FilesView, path: Path) -> int:

@@ -333,6 +333,23 @@ def test_spoilt_note_of_one_vm_is_that_vms_alone(world: World) -> None:
     assert outcomes["vm/web"].pending == 1
 
 
+@pytest.mark.parametrize("storage", ["overlay", "file", "dm"])
+def test_disk_whose_note_is_lost_is_left_alone_until_it_may_be_made_anew(world: World, storage: str) -> None:
+    world.blocked -= {"storage_dm"}
+    chosen = f"root_disk: 1GiB, storage: {storage}, network: user, vmm: qemu"
+    path = world.write("all", "stopped", ("{name: web}", "{name: web, state: stopped}"), ("root_disk: 1GiB", chosen))
+    world.apply(path)
+    disk = Path(world.record("web").runtime.system_overlay)
+    before = world.host.files.status(disk)
+    world.host.files.remove(disk.with_name("root.image"))
+    assert world.apply(path)["vm/web"].pending == 1
+    assert world.reasons() == [f"{disk.with_name('root.image')} does not say what it was made for: needs --recreate"]
+    assert world.host.files.status(disk) == before
+    assert world.apply(path, recreate=True)["vm/web"].error is None
+    world.apply(path, check=True)
+    assert world.changed() == 0
+
+
 def test_half_a_host_key_is_made_again(world: World) -> None:
     path = world.write()
     world.apply(path)
