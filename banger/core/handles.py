@@ -55,7 +55,7 @@ class HandleCache:
                 self._change(directory, handles)
 
     def drop(self, directory: Path) -> None:
-        """The VM itself is gone, its directory with it."""
+        """What is known of them is of no use any more: the VM is gone, or whoever held its lock has written them."""
         with self._lock:
             self._known.pop(directory, None)
 

@@ -144,6 +144,7 @@ class Roster:
             handles,
             unwanted=unwanted,
             former=session.plugins.teardown_handles(_as_it_was(member), handles) if handles else (),
+            fallen=member.vmm is None,
             user=member.vm.vmm_key,
             restart=self.restart,
             recreate=self.recreate,
@@ -172,13 +173,14 @@ class Roster:
         problems: list[Problem],
     ) -> Member:
         found: list[Problem] = []
-        member = self._put_together(request, record, old, modules, found)
         vmm = self._vmm(old) if old else None
+        member = replace(self._put_together(request, record, old, modules, found), before=old, vmm=vmm)
         if old and vmm and record.nic != old.nic and member.resources and not self._stops_vmm(member):
             found = []
-            member = self._put_together(request, on_its_card(record, old), old, modules, found)
+            kept = self._put_together(request, on_its_card(record, old), old, modules, found)
+            member = replace(kept, before=old, vmm=vmm)
         problems += found
-        return replace(member, before=old, vmm=vmm)
+        return member
 
     def _put_together(
         self,

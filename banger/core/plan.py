@@ -102,6 +102,7 @@ def plan(
     *,
     unwanted: Sequence[Resource] = (),
     former: Sequence[Resource] = (),
+    fallen: bool = False,
     user: str = "",
     restart: bool = False,
     recreate: bool = False,
@@ -110,6 +111,7 @@ def plan(
 
     `former`: what the recorded handles stand for. Whoever made a thing takes it away: one of these is removed in the
     place of a resource of its key, and one that goes by no key any more goes when `user`, a key, does not run on it.
+    `fallen`: what ran on them has ended by itself, so all of them go before anything else (seed S6).
 
     What is unwanted but must stand while something wanted is written (a device over a disk's file) is scaffolding: put
     up for it and taken down in the end.
@@ -120,19 +122,22 @@ def plan(
     order = ordered(wanted)
     seen = {resource.key: resource.observe(host, recorded.get(resource.key)) for resource in order}
     dependents = _dependents(order)
+    removals = _fallen(former, host, recorded) if fallen else []
+    seen |= {each.resource.key: Absent() for each in removals if each.resource.key in seen}
     remade = _remade(order, seen, dependents, restart=restart or recreate, recreate=recreate)
     made_by = {resource.key: resource for resource in former}
     gone = [
         (each, each.observe(host, recorded.get(each.key)), "no longer wanted") for each in reversed(ordered(unwanted))
     ]
     gone += [(each, seen[each.key], "to be made anew") for each in reversed(order) if each.key in remade]
-    removals = [
+    down = {each.resource.key for each in removals}
+    removals += [
         Action(Verb.REMOVE, made_by.get(each.key, each), there.handle, why)
         for each, there, why in gone
-        if not isinstance(there, Absent)
+        if not isinstance(there, Absent) and each.key not in down
     ]
     seen |= dict.fromkeys(remade, Absent())
-    known = {resource.key for resource in (*order, *unwanted)}
+    known = {resource.key for resource in (*order, *unwanted)} | down
     in_use = not isinstance(seen.get(user, Absent()), Absent)
     removals += _strays([each for each in former if each.key not in known], host, recorded, in_use=in_use)
     by_hand = {resource.key: resource for resource in unwanted}
@@ -155,6 +160,12 @@ def plan(
         actions.append(action)
     taken_down = [Action(Verb.REMOVE, each, {}, "no longer needed") for each in reversed(scaffolding)]
     return Plan(subject, (*removals, *actions, *taken_down))
+
+
+def _fallen(former: Sequence[Resource], host: HostView, recorded: Mapping[str, Handle]) -> list[Action]:
+    seen = [(each, each.observe(host, recorded.get(each.key))) for each in reversed(ordered(former))]
+    why = "what ran on it has ended"
+    return [Action(Verb.REMOVE, each, there.handle, why) for each, there in seen if not isinstance(there, Absent)]
 
 
 def _strays(

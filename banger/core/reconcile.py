@@ -25,6 +25,7 @@ def reconcile(session: Session, held: frozenset[str] = frozenset()) -> None:
             _settle(session, record)
             continue
         with suppress(Busy), session.locked([record.name], "settling what is not running"):
+            session.handles.drop(record.directory)
             current = session.store.snapshot().vm(record.name)  # whoever held the lock may have settled it
             if current and _untrue(session, current):
                 _settle(session, current)

@@ -236,6 +236,23 @@ def test_vm_that_died_is_stopped_and_started(microvms: World) -> None:
     assert microvms.runs("web")
 
 
+def test_plan_for_a_vm_that_died_tells_what_an_apply_takes_down_and_makes(microvms: World) -> None:  # seed S6
+    def told(verb: str) -> list[str]:
+        plans = [event for event in microvms.events if event["type"] == "plan" and event["subject"] == "vm/web"]
+        return [action["resource"] for action in plans[-1]["actions"] if action["verb"] == verb]
+
+    path = written(microvms, state="absent")
+    microvms.apply(path)
+    die(microvms, "web")
+    microvms.apply(path, check=True)
+    removed, created = told("remove"), told("create")
+    assert set(removed) == {"web/network/tap", "web/root/snapshot"}
+    assert {"web/network/tap", "web/root/snapshot", "web/vmm"} < set(created)
+    assert errors(microvms.apply(path)) == []
+    assert (told("remove"), told("create")) == ([], created), "the rest was taken down before"
+    assert microvms.runs("web")
+
+
 def test_write_to_a_stopped_disk_that_was_killed_is_taken_down_by_any_command(microvms: World) -> None:
     microvms.apply(written(microvms, state="stopped"))
     lifecycle.stop(microvms.session(), ["web"], 1)
