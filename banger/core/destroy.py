@@ -16,7 +16,7 @@ from banger.core.teardown import tear_down
 from banger.errors import PlaybookError, PluginError, StateError, VmmError
 from banger.guestconfig import GuestConfig
 from banger.resource import Lifetime, Resource
-from banger.types import VmFiles
+from banger.types import Image, VmFiles
 
 
 def resources_of(session: Session, record: VmRecord, config: GuestConfig | None = None) -> list[Resource]:
@@ -25,7 +25,7 @@ def resources_of(session: Session, record: VmRecord, config: GuestConfig | None 
     `config`: what belongs into its guest, where that matters.
     """
     vm = session.vm(record, keys=False)
-    image = images.image_of_record(session.home, session.view, record.image, record.image_digest)
+    image = _image(session, record)
     try:
         resources = assemble.assemble(vm, image, config or GuestConfig(), session.plugins, session.home.ssh_key)
     except (PluginError, PlaybookError) as error:
@@ -33,6 +33,15 @@ def resources_of(session: Session, record: VmRecord, config: GuestConfig | None 
         directory = assemble.VmDirectory(vm.directory_key, vm.directory)
         resources = [directory, LeftoverVmm(vm.vmm_key, (vm.directory_key,), VmFiles(vm.directory))]
     return resources
+
+
+def _image(session: Session, record: VmRecord) -> Image:
+    """With facts that can be read: a VM goes whatever has become of its image."""
+    try:
+        return images.image_of_record(session.home, session.view, record.image, record.image_digest)
+    except StateError:
+        directory = session.home.image_directory(record.image_digest)
+        return Image(record.image, record.image_digest, directory, images.UNBUILT)
 
 
 def former_of(session: Session, record: VmRecord) -> list[Resource]:

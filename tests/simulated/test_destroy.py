@@ -63,3 +63,13 @@ def test_vm_that_is_not_all_gone_stays_recorded_with_the_error(world: World, mon
     (left,) = world.session().store.snapshot().vms()
     assert (left.name, left.runtime.last_error) == ("db", "no")
     assert all(outcome.error is None for outcome in world.destroy(path).values())
+
+
+def test_vms_go_whatever_has_become_of_their_image(world: World) -> None:
+    path = world.write()
+    world.apply(path)
+    for directory in world.host.files.list(world.home.images):
+        world.host.files.write(directory / "facts.json", b"{")
+    assert [outcome.error for outcome in world.destroy(path).values()] == [None, None]
+    assert world.session().store.snapshot().vms() == []
+    assert world.host.files.list(world.home.vms) == []
