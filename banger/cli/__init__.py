@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from banger.cli.screen import say
 from banger.errors import BangerError
 
 COMMANDS = {
@@ -111,15 +112,15 @@ def fail(error: BangerError) -> NoReturn:
 
     if isinstance(error, PlaybookError):
         for problem in error.problems:
-            click.echo(f"{problem.place}: error: {problem.message}" if problem.place else problem.message, err=True)
+            say(f"{problem.place}: error: {problem.message}" if problem.place else problem.message, err=True)
             if problem.hint:
-                click.echo(f"    {problem.hint}", err=True)
+                say(f"    {problem.hint}", err=True)
         count = len(error.problems)
         click.echo(f"{count} problem{'s' if count != 1 else ''}; nothing was changed", err=True)
     else:
-        click.echo(f"error: {error.message}", err=True)
+        say(f"error: {error.message}", err=True)
         if error.hint:
-            click.echo(f"    {error.hint}", err=True)
+            say(f"    {error.hint}", err=True)
         for note in getattr(error, "__notes__", []):
-            click.echo(f"    {note}", err=True)
+            say(f"    {note}", err=True)
     sys.exit(error.exit_code)

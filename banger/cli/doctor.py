@@ -9,6 +9,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
+from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.choice import Answer, Choice, findings
 from banger.core.report import silent
@@ -38,10 +39,10 @@ def doctor(form: str) -> None:
         passed_over = dict(choice.lacking)
         click.echo(json.dumps({"ok": not lacking, "auto": choice.path, "passed_over": passed_over, "needs": found}))
     else:
-        click.echo(aligned(["PLUGIN", "NEEDS", "", "FOUND"], [_row(answer) for answer in answers]))
-        click.echo(f"\nauto: {', '.join(choice.path)}")
+        say(aligned(["PLUGIN", "NEEDS", "", "FOUND"], [_row(answer) for answer in answers]))
+        say(f"\nauto: {', '.join(choice.path)}")
         for reason in choice.lacking.values():
-            click.echo(f"    not {reason}")
+            say(f"    not {reason}")
     if lacking:
         raise click.exceptions.Exit(HostError.exit_code)
 

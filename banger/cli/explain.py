@@ -11,6 +11,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
+from banger.cli.screen import say
 from banger.core.cause import Cause
 from banger.core.explain import explain as explain_subject
 from banger.core.report import silent
@@ -32,7 +33,7 @@ def explain(playbook: Path, subject: str, extra_vars: tuple[str, ...], form: str
     if form == "json":
         click.echo(json.dumps(document(cause), ensure_ascii=False))
     else:
-        click.echo("\n".join(lines(cause)))
+        say("\n".join(lines(cause)))
 
 
 INSTEAD = "instead of "

@@ -8,6 +8,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.files import write_private
+from banger.cli.screen import say
 from banger.core.export import export as exported
 from banger.core.report import silent
 
@@ -32,6 +33,6 @@ def export(names: tuple[str, ...], output: Path | None) -> None:
     else:
         click.echo(found.text, nl=False)
     for each in found.lacking:
-        click.echo(f"not in it: {each}", err=True)
+        say(f"not in it: {each}", err=True)
     if found.lacking:
         raise click.exceptions.Exit(1)

@@ -10,6 +10,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
+from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.report import Event, silent
 from banger.scalars import human
@@ -42,7 +43,7 @@ def gc(delete: bool, images: bool, form: str) -> None:
             told = [str(event["message"]) for event in failures]
             click.echo(json.dumps({"removed": removed, "failed": told, "left": [_object(each) for each in stays]}))
         else:
-            click.echo(f"{removed} removed")
+            say(f"{removed} removed")
             _tell_what_stays(stays)
     else:
         found = find(open_session(silent), images=images)
@@ -51,7 +52,7 @@ def gc(delete: bool, images: bool, form: str) -> None:
         else:
             _tell(found)
     for event in failures if form == "text" else []:
-        click.echo(f"FAILED: {event['message']}\n    {event['hint']}", err=True)
+        say(f"FAILED: {event['message']}\n    {event['hint']}", err=True)
     if failures:
         raise click.exceptions.Exit(1)
 
@@ -59,18 +60,18 @@ def gc(delete: bool, images: bool, form: str) -> None:
 def _tell(found: Sequence[Leftover]) -> None:
     goes = [each for each in found if each.resource]
     if goes:
-        click.echo(aligned(["SIZE", "WHAT"], [[_size(each), each.what] for each in goes]))
+        say(aligned(["SIZE", "WHAT"], [[_size(each), each.what] for each in goes]))
         total = human(sum(each.size_bytes for each in goes))
-        click.echo(f"{len(goes)} to remove, {total} on disk; banger gc --delete does it")
+        say(f"{len(goes)} to remove, {total} on disk; banger gc --delete does it")
     else:
-        click.echo("nothing to remove")
+        say("nothing to remove")
     _tell_what_stays([each for each in found if not each.resource])
 
 
 def _tell_what_stays(stays: Sequence[Leftover]) -> None:
     if stays:
-        click.echo("\nleft as it is:")
-        click.echo(aligned(["SIZE", "WHAT", "WHY"], [[_size(each), each.what, each.why] for each in stays]))
+        say("\nleft as it is:")
+        say(aligned(["SIZE", "WHAT", "WHY"], [[_size(each), each.what, each.why] for each in stays]))
 
 
 def _size(leftover: Leftover) -> str:

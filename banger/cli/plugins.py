@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from banger.cli.options import format_option
+from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.configuration import Configuration
 from banger.core.home import Home
@@ -28,4 +29,4 @@ def list_(form: str) -> None:
         click.echo(json.dumps([asdict(info) for info in infos]))
         return
     rows = [[info.name, info.version, info.source, info.status, " ".join(info.hooks)] for info in infos]
-    click.echo(aligned(["NAME", "VERSION", "SOURCE", "STATUS", "HOOKS"], rows))
+    say(aligned(["NAME", "VERSION", "SOURCE", "STATUS", "HOOKS"], rows))

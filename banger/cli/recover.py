@@ -9,6 +9,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
+from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.report import silent
 
@@ -36,17 +37,17 @@ def recover(write: bool, form: str) -> None:
 
 def _tell(findings: Findings, *, written: bool) -> None:
     if findings.spoilt:
-        click.echo(findings.spoilt)
+        say(findings.spoilt)
     if findings.vms:
-        click.echo(aligned(["VM", "STATE", "DIRECTORY", ""], [_row(found) for found in findings.vms]))
+        say(aligned(["VM", "STATE", "DIRECTORY", ""], [_row(found) for found in findings.vms]))
     for name, digest in sorted(findings.images.items()):
-        click.echo(f"image {name}: {digest}")
+        say(f"image {name}: {digest}")
     if not findings.anything:
-        click.echo("nothing to recover")
+        say("nothing to recover")
     elif written:
-        click.echo(f"recorded: {len(findings.records)} VMs, {len(findings.images)} names of images")
+        say(f"recorded: {len(findings.records)} VMs, {len(findings.images)} names of images")
     else:
-        click.echo("nothing was written; banger recover --write records this")
+        say("nothing was written; banger recover --write records this")
 
 
 def _row(found: Found) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from banger.cli.screen import say, visible
 from banger.core.report import Event, Report
 from banger.errors import Problem, UsageError
 from banger.scalars import human
@@ -23,6 +24,7 @@ from banger.scalars import human
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
 _VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!", "blocked": "x"}
 _NAMED_ALIKE = 3
@@ -74,7 +76,7 @@ def _shown(output: Output) -> Iterator[Report]:
         return
     stream = sys.stderr if output.stderr else sys.stdout
     if not stream.isatty():
-        lines = _Folded(lambda line: click.echo(line, file=stream))
+        lines = _Folded(lambda line: say(line, file=stream))
         yield lines
         lines.flush()
         return
@@ -218,9 +220,9 @@ class _LiveLines:
 
     def _print(self, line: str) -> None:
         if self._live:
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(_plain(line))
         else:
-            click.echo(line, err=self._stderr)
+            say(line, err=self._stderr)
 
     def __rich__(self) -> Table:
         from rich.table import Table
@@ -233,10 +235,17 @@ class _LiveLines:
             table.add_row(f"{len(self._planned & self._ended)} of {len(self._planned)} done{failed}", "", "")
         room = max(1, self._live.console.height - 3)
         for subject, (text, since) in at[:room]:
-            table.add_row(subject, text, f"{monotonic() - since:.0f} s")
+            table.add_row(_plain(subject), _plain(text), f"{monotonic() - since:.0f} s")
         if len(at) > room:
             table.add_row(f"… and {len(at) - room} more", "", "")
         return table
+
+
+def _plain(text: str) -> Text:
+    """For rich, which looks in a string for markup and for names of emoji: it finds some in a line of passwd(5)."""
+    from rich.text import Text
+
+    return Text(visible(text))
 
 
 def _started(lines: _LiveLines, stderr: bool) -> Live:

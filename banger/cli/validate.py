@@ -10,6 +10,7 @@ import click
 from banger.cli.loading import load_plugins
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
 from banger.cli.render import data_of
+from banger.cli.screen import say
 from banger.core.validate import validate as judge
 from banger.core.variables import parse_extra
 from banger.errors import PlaybookError
@@ -33,4 +34,4 @@ def validate(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
     if form == "json":
         click.echo(json.dumps({"ok": True, "problems": [], **counts}))
     else:
-        click.echo(f"{playbook}: nothing wrong; {', '.join(f'{name}={count}' for name, count in counts.items())}")
+        say(f"{playbook}: nothing wrong; {', '.join(f'{name}={count}' for name, count in counts.items())}")

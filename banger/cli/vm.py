@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from banger.cli.options import forks_option, format_option, number_of, output_options
+from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.handles import HandleCache, state_word, vmm_process
 from banger.core.home import Home
@@ -38,9 +39,9 @@ def list_(form: str) -> None:
     if form == "json":
         click.echo(json.dumps(rows))
     elif rows:
-        click.echo(aligned([name.upper() for name in rows[0]], [list(row.values()) for row in rows]))
+        say(aligned([name.upper() for name in rows[0]], [list(row.values()) for row in rows]))
     else:
-        click.echo("no VMs; banger apply PLAYBOOK makes some")
+        say("no VMs; banger apply PLAYBOOK makes some")
 
 
 @vm.command("ssh", context_settings={"ignore_unknown_options": True})
@@ -122,7 +123,7 @@ def show(name: str, form: str) -> None:
         [key, " ".join(f"{name}={value}" for name, value in details.items()) or "there"]
         for key, details in resources.items()
     ]
-    click.echo(aligned(["WHAT", "VALUE"], rows))
+    say(aligned(["WHAT", "VALUE"], rows))
 
 
 @vm.command("run", context_settings={"ignore_unknown_options": True})

@@ -14,6 +14,8 @@ from banger.linux.vsock import reachable
 
 _MOST_BYTES = 2**20
 """Of an answer; a microVM of many disks is told of in some KiB."""
+_MOST_CHARACTERS = 1000
+"""Of what a refusal says."""
 
 
 class LinuxHttp:
@@ -78,7 +80,7 @@ def _request(socket: Path, method: str, path: str, body: Mapping[str, Any] | Non
     document = _parsed(said, what)
     if answer.status >= 400:
         fault = document.get("fault_message", document) if isinstance(document, dict) else document
-        raise VmmError(f"{fault} ({what}: status {answer.status})")
+        raise VmmError(f"{str(fault)[:_MOST_CHARACTERS]} ({what}: status {answer.status})")
     return document
 
 

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from banger.cli import cli, main
-from banger.errors import HostError, PlaybookError, Problem, UsageError
+from banger.errors import HostError, PlaybookError, Problem, UsageError, VmmError
 
 
 def exit_code(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -49,6 +49,12 @@ def test_exit_code(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPa
         (click.exceptions.Exit(130), 130, ""),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
         (PlaybookError([Problem(None, "empty")]), 2, "empty\n1 problem; nothing was changed\n"),
+        (
+            VmmError("it said:\n  \x1b]52;c;aWQ=\x07", hint="\x9b2J"),
+            1,
+            "error: it said:\n  \\x1b]52;c;aWQ=\\x07\n    \\x9b2J\n",
+        ),
+        (PlaybookError([Problem(None, "a\rb")]), 2, "a\\x0db\n1 problem; nothing was changed\n"),
     ],
 )
 def test_end_of_a_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def test_command_on_an_unknown_vm_is_refused(command: str, home: Path) -> None:
     assert type(done.exception).__name__ == "UsageError"
     assert "there is no VM 'nobody'" in str(done.exception)
     assert not (home / "locks").exists()
+
+
+def test_show_writes_out_what_would_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"name": "web", "image": "\x1b[2J", "resources": {"web/vmm": {"state": "\x9b2J\udcff"}}}
+    monkeypatch.setattr("banger.core.lifecycle.show", lambda session, name: copy.deepcopy(shown))
+    assert invoke("vm", "show", "web").stdout.splitlines()[2:] == [r"image    \x1b[2J", r"web/vmm  state=\x9b2J\xff"]
+    assert json.loads(invoke("vm", "show", "web", "--format", "json").stdout) == shown
 
 
 def test_run_without_an_image_says_what_to_do() -> None:

@@ -88,6 +88,9 @@ def test_refusal_is_told_in_its_own_words(serve: Serve, tmp_path: Path) -> None:
     serve(tmp_path / "api", [answer(b'{"fault_message": "no"}', b"HTTP/1.1 400 Bad\r\n")])
     with pytest.raises(VmmError, match=r"^no \(GET /x: status 400\)$"):
         HTTP.get(tmp_path / "api", "/x")
+    serve(tmp_path / "long", [answer(b'{"fault_message": "%s"}' % (b"no" * 2**18), b"HTTP/1.1 400 Bad\r\n")])
+    with pytest.raises(VmmError, match=r"^(no){500} \(GET /x: status 400\)$"):
+        HTTP.get(tmp_path / "long", "/x")
 
 
 @pytest.mark.parametrize(

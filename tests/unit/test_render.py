@@ -60,6 +60,19 @@ def test_rendering_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "".join(f"{line}\n" for line in lines_of(PLAN))
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_a_guest_said_reaches_no_terminal_as_a_command(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"type": "failed", "subject": "vm/web", "message": "it ended with:\n  \x1b]52;c;aWQ=\x07", "hint": "\x1b[2J"}
+    with rendering(Output(form)) as report:
+        report(said)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out
+    if form == "json":
+        assert json.loads(out) == said
+    else:
+        assert out == "vm/web: FAILED: it ended with:\n  \\x1b]52;c;aWQ=\\x07\n    \\x1b[2J\n"
+
+
 def _plan_of(name: str, reason: str = "") -> dict[str, Any]:
     actions = [{"verb": "create", "resource": f"{name}/root/upper", "reason": reason}]
     return {"type": "plan", "subject": f"vm/{name}", "actions": actions}
@@ -127,7 +140,7 @@ def test_stream_of_json_has_nothing_else_in_it_whatever_plugins_print() -> None:
     assert sorted(done.stderr.splitlines()) == ["a plugin's word", "a program's"]
 
 
-LIVE = """
+LIVE = r"""
 from banger.cli.render import Output, rendering
 with rendering(Output()) as report:
     for number in range(100):
@@ -135,7 +148,9 @@ with rendering(Output()) as report:
         report({"type": "plan", "subject": f"vm/web-{number}", "actions": [action]})
     for number in range(100):
         report({"type": "stage", "subject": f"vm/web-{number}", "stage": "launch_vmm", "detail": "starting"})
+    report({"type": "stage", "subject": "vm/web-0", "stage": "build_image", "detail": "[/of] \x1b[31m a:x:b"})
     report({"type": "failed", "subject": "vm/web-1", "message": "no room"})
+    report({"type": "note", "subject": "", "message": "\x1b]52;c;aWQ=\x07 root:x:0 [bold]"})
     report({"type": "ended", "subject": "vm/web-1"})
     report({"type": "recap", "subject": "vm/web-0", "ok": 1, "changed": 2, "failed": 0, "pending": 0, "skipped": 0})
 """
@@ -158,6 +173,10 @@ def test_rendering_on_a_terminal_has_a_live_line_per_subject() -> None:
     assert "1 of 100 done, 1 failed" in text
     assert "= the same for web-1, web-2, web-3 and 96 more" in text
     assert "vm/web-0                     ok=1  changed=2" in text
+    assert r"build_image: [/of] \x1b[31m a:x:b" in text, "not for rich to read either"
+    assert r"\x1b]52;c;aWQ=\x07 root:x:0 [bold]" in text
+    assert "\x1b]52" not in text and "\x1b[31m" not in text
+    assert "\x1b[?25l" in text, "what we tell the terminal ourselves reaches it"
 
 
 def _read(descriptor: int) -> bytes:
