@@ -25,6 +25,9 @@ __all__ = [
     "QmpView", "Route", "Target", "Tools", "ToolsView",
 ]  # fmt: skip
 
+MOST_READ_BYTES = 64 * 2**20
+"""More than files that people write into guests have, and little enough to be had in memory."""
+
 NodeType = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
 
 
@@ -361,9 +364,26 @@ class Ext4View(Protocol):
         """
 
     def read(
-        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+        self,
+        disk: Path,
+        paths: Iterable[str],
+        *,
+        prefix: str = "",
+        base: Path | None = None,
+        most_bytes: int = MOST_READ_BYTES,
     ) -> dict[str, GuestFile | None]:
-        """Each regular file whole, with mode and owner; None where there is no regular file. Paths as for `lookup`."""
+        """Each regular file whole, with mode and owner; None where there is no regular file. Paths as for `lookup`.
+
+        How large a file is its guest decides. Raises DiskError when all together have more than `most_bytes`.
+        """
+
+    def differing(
+        self, disk: Path, files: Sequence[GuestFile], *, prefix: str = "", base: Path | None = None
+    ) -> list[GuestFile]:
+        """Those of these files that are not there with this content, mode and owner. Paths as for `lookup`.
+
+        What has another size is not read.
+        """
 
     def resolve(self, disk: Path, path: str) -> str:
         """The path with every symlink in its *directories* followed inside the image (like a chroot)."""
@@ -550,7 +570,8 @@ class Tools(ToolsView, Protocol):
     def unpack_kernel(self, source: Path, destination: Path) -> None:
         """The ELF file inside a compressed kernel (bzImage), whole or not at all; one that is an ELF file is linked.
 
-        Raises HostError when it is no kernel, or packed in a way that this host has no program for.
+        Raises HostError when it is no kernel, or packed in a way that this host has no program for, DiskError when
+        more is packed in it than any kernel has.
         """
 
     def ssh(self, argv: Sequence[str], *, netns: str = "", timeout_s: float) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -59,8 +59,7 @@ class GuestFiles(Resource):
         host.ext4.recover(self.disk.path)
         disk = self.disk
         wanted = [self._moved(f) for f in self.files]
-        there = host.ext4.read(disk.path, [f.path for f in wanted], prefix=disk.prefix, base=disk.base)
-        wrong = [f for f in wanted if not _same(f, there[f.path])]
+        wrong = host.ext4.differing(disk.path, wanted, prefix=disk.prefix, base=disk.base)
         gone = sorted(set(known["files"] if known else ()) - {f.path for f in self.files})
         restored, removed = self._without(host, gone)
         directories = self._wrong_directories(host)
@@ -94,18 +93,36 @@ class GuestFiles(Resource):
         hidden = known["no_log"] if known else ()
         return [line for p in paths for line in file_diff(p, there[p], wanted.get(p), no_log=p in hidden)]
 
-    def _there(self, host: HostView, paths: Sequence[str]) -> dict[str, GuestFile | None]:
-        """By the guest's paths. Raises DiskError for a disk that is not to be read just now."""
+    def _there(self, host: HostView, paths: Sequence[str]) -> dict[str, GuestFile | Inode | None]:
+        """By the guest's paths; of what is too large to show, the inode.
+
+        Raises DiskError for a disk that is not to be read just now.
+        """
         disk = self.disk
         if host.files.status(disk.path):
             below = {path: self._below_mount(path) for path in paths}
-            found = host.ext4.read(disk.path, list(below.values()), prefix=disk.prefix, base=disk.base)
-            return {path: found[moved] for path, moved in below.items()}
+            return self._shown(host, disk.path, below, prefix=disk.prefix, base=disk.base)
         if host.files.status(self._backing):
             raise DiskError("it is there only while the VM runs")
         if disk.base and host.files.status(disk.base):
-            return host.ext4.read(disk.base, list(paths))
+            return self._shown(host, disk.base, {path: path for path in paths})
         return dict.fromkeys(paths)
+
+    def _shown(
+        self, host: HostView, disk: Path, where: Mapping[str, str], *, prefix: str = "", base: Path | None = None
+    ) -> dict[str, GuestFile | Inode | None]:
+        """What is on this disk, by the guest's paths; `where` on it each is."""
+        most_bytes = dict.fromkeys(where, MOST_SHOWN_BYTES)
+        most_bytes |= {f.path: max(len(f.content), MOST_SHOWN_BYTES) for f in self.files}  # what is wanted may be there
+        inodes = host.ext4.lookup(disk, where.values(), prefix=prefix, base=base)
+        large = {
+            path: inode
+            for path, moved in where.items()
+            if (inode := inodes[moved]) and inode.type == "file" and inode.size_bytes > most_bytes[path]
+        }
+        read = [moved for path, moved in where.items() if path not in large]
+        found = host.ext4.read(disk, read, prefix=prefix, base=base, most_bytes=sum(most_bytes.values()))
+        return {path: large.get(path) or found[moved] for path, moved in where.items()}
 
     @property
     def _backing(self) -> Path:
@@ -156,13 +173,22 @@ class GuestFiles(Resource):
 
 
 FSTAB = "/etc/fstab"
+MOST_SHOWN_BYTES = 2**18
+"""Of a file that a guest has on its disk, in a diff."""
 
 
-def file_diff(path: str, old: GuestFile | None, new: GuestFile | None, *, no_log: bool = False) -> list[str]:
+def file_diff(path: str, old: GuestFile | Inode | None, new: GuestFile | None, *, no_log: bool = False) -> list[str]:
     """One file's unified diff, with its mode and owner where those differ; nothing when it is the same.
 
-    What others may not read in the guest is not shown here either, nor what is `no_log`, now or `old`.
+    What others may not read in the guest is not shown here either, nor what is `no_log`, now or `old`. An `old` that
+    is an inode is too large to have been read, and is another file.
     """
+    if isinstance(old, Inode):
+        return [
+            f"--- a{path}",
+            f"+++ {f'b{path}' if new else '/dev/null'}",
+            f"(too large to show: {old.size_bytes} bytes)",
+        ]
     if (old and _attributes(old)) == (new and _attributes(new)):
         return []
     lines = [f"--- {f'a{path}' if old else '/dev/null'}", f"+++ {f'b{path}' if new else '/dev/null'}"]
@@ -187,10 +213,6 @@ def is_below(path: str, mount_point: str) -> bool:
 def _is_directory_as(node: Node, inode: Inode | None) -> bool:
     wanted = ("directory", node.mode, node.uid, node.gid)
     return inode is not None and (inode.type, inode.mode, inode.uid, inode.gid) == wanted
-
-
-def _same(wanted: GuestFile, there: GuestFile | None) -> bool:
-    return there is not None and _attributes(wanted) == _attributes(there)
 
 
 def _attributes(f: GuestFile) -> tuple[bytes, int, int, int]:

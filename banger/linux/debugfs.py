@@ -20,6 +20,8 @@ from banger.linux.run import run, tail
 from banger.linux.unnamed import AT_ONCE, path_of, unnamed_files
 
 _LINE_BYTES = 4000
+_LINK_BYTES = 4096
+"""PATH_MAX, with its NUL: more is in no symlink(7)."""
 _TIMEOUT_S = 600.0
 _ECHO = b"debugfs: "
 _CONTROL = re.compile(r"[\0\n\r]")
@@ -207,6 +209,11 @@ def _with_long_links(disk: Path, found: dict[str, Status | None]) -> dict[str, S
     }
     if not long:
         return found
+    for path, status in long.items():
+        if status.inode.size_bytes > _LINK_BYTES:
+            raise DiskError(
+                f"the symlink {path} in {disk} has {status.inode.size_bytes} bytes", hint=f"e2fsck -f {disk}"
+            )
     for (path, status), text in zip(long.items(), contents(disk, list(long.values())), strict=True):
         found[path] = replace(status, inode=replace(status.inode, target=os.fsdecode(text)))
     return found

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from banger.errors import CommandError, DiskError
-from banger.host import Inode, Node
-from banger.linux import blockdevice, debugfs, disklock, ext4_flatten, ext4_make, ext4_patch, fsck
+from banger.host import MOST_READ_BYTES, Inode, Node
+from banger.linux import blockdevice, debugfs, disklock, ext4_flatten, ext4_make, ext4_patch, ext4_view, fsck
 from banger.linux.ext4_view import DiskView
 from banger.linux.guest_paths import follow
 from banger.linux.run import run
@@ -43,14 +43,31 @@ class LinuxExt4:
             return {path: status.inode if status else None for path, status in found.items()}
 
     def read(
-        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+        self,
+        disk: Path,
+        paths: Iterable[str],
+        *,
+        prefix: str = "",
+        base: Path | None = None,
+        most_bytes: int = MOST_READ_BYTES,
     ) -> dict[str, GuestFile | None]:
         """Each regular file whole, with mode and owner; None where there is no regular file."""
         with _failing("read", disk):
             found = _located(DiskView(disk, prefix, base), paths)
             files = {path: status for path, status in found.items() if status and status.inode.type == "file"}
+            ext4_view.refuse_too_much(disk, {path: status.inode for path, status in files.items()}, most_bytes)
             contents = dict(zip(files, debugfs.contents(disk, list(files.values())), strict=True))
         return {path: _guest_file(path, files[path], contents[path]) if path in files else None for path in found}
+
+    def differing(
+        self, disk: Path, files: Sequence[GuestFile], *, prefix: str = "", base: Path | None = None
+    ) -> list[GuestFile]:
+        """Those of these files that are not there so; what has another size is not read."""
+        with _failing("read", disk):
+            found = _located(DiskView(disk, prefix, base), [file.path for file in files])
+            alike = {f.path: status for f in files if (status := found[f.path]) and ext4_view.may_be(f, status.inode)}
+            contents = dict(zip(alike, debugfs.contents(disk, list(alike.values())), strict=True))
+        return [file for file in files if contents.get(file.path) != file.content]
 
     def resolve(self, disk: Path, path: str) -> str:
         """The path with every symlink in its directories followed inside the image."""

@@ -6,12 +6,14 @@ a character device 0:0 on top hides what is beneath (Documentation/filesystems/o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from banger.errors import DiskError
 from banger.host import Inode
 from banger.linux import debugfs
 from banger.linux.debugfs import Status
+from banger.types import GuestFile
 
 
 class DiskView:
@@ -61,3 +63,16 @@ class DiskView:
 def is_whiteout(status: Status) -> bool:
     """Whether this is what overlayfs leaves where the guest removed something of the image."""
     return status.inode.type == "character" and status.device == (0, 0)
+
+
+def may_be(file: GuestFile, inode: Inode) -> bool:
+    """Whether only its content can tell that this is not the file."""
+    wanted = ("file", file.mode, file.uid, file.gid, len(file.content))
+    return (inode.type, inode.mode, inode.uid, inode.gid, inode.size_bytes) == wanted
+
+
+def refuse_too_much(disk: Path, files: Mapping[str, Inode], most_bytes: int) -> None:
+    """Raise DiskError, naming the largest, when these files together have more than what is read at once."""
+    if sum(inode.size_bytes for inode in files.values()) > most_bytes:
+        path, inode = max(files.items(), key=lambda item: item[1].size_bytes)
+        raise DiskError(f"{path} in {disk} has {inode.size_bytes} bytes, and at most {most_bytes} are read at once")

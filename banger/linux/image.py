@@ -13,19 +13,24 @@ from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from banger.errors import DiskError
+from banger.host import MOST_READ_BYTES
 from banger.imagedirectory import FACTS, new_build
 from banger.linux.initrd import Reader, build_initrd
+from banger.linux.kernel import MOST_KERNEL_BYTES
 from banger.linux.publish import sync
 from banger.linux.rootfs import make_rootfs
 from banger.linux.staging import StagedRoot
 from banger.types import ImageFacts
 
-__all__ = ["BootFiles", "build_image", "building_directory", "newest_release", "write_boot_files", "write_facts"]
+__all__ = [
+    "BootFiles", "build_image", "building_directory", "most_bytes", "newest_release", "write_boot_files", "write_facts",
+]  # fmt: skip
 
 Stage = Callable[[str], None]
 
 _LABEL = "banger-root"
 _BUILDING = ".building-"
+_MOST_FSTAB_BYTES = 2**20
 _KERNEL = re.compile(r"vmlinuz-(.+)")
 
 
@@ -44,13 +49,13 @@ def build_image(
 
     Raises DiskError, HostError.
     """
-    release = write_boot_files(directory, root.read, root.names, stage, given)
+    release = write_boot_files(directory, lambda path: root.read(path, most_bytes(path)), root.names, stage, given)
     if root.read("/etc/machine-id") is not None:
         root.write("/etc/machine-id", b"", 0o444)  # machine-id(5): empty, so each guest makes its own
     stage("making the root file system")
     identity = str(uuid5(NAMESPACE_OID, directory.name.partition(_BUILDING)[0]))
     made_bytes = make_rootfs(root, directory / "rootfs.ext4", size_bytes=size_bytes, label=_LABEL, uuid=identity)
-    fstab = root.read("/etc/fstab")
+    fstab = root.read("/etc/fstab", most_bytes("/etc/fstab"))
     write_facts(directory, ImageFacts(None if fstab is None else fstab.decode("utf-8", "replace"), release, made_bytes))
 
 
@@ -77,6 +82,13 @@ def write_boot_files(
     (directory / "vmlinuz").write_bytes(kernel)
     (directory / "initrd.img").write_bytes(initrd)
     return release
+
+
+def most_bytes(path: str) -> int:
+    """How much a file of an image may have to be read. Its fstab(5) is among the facts, which every command reads."""
+    if path == "/etc/fstab":
+        return _MOST_FSTAB_BYTES
+    return MOST_KERNEL_BYTES if path.startswith("/boot/") else MOST_READ_BYTES
 
 
 def write_facts(directory: Path, facts: ImageFacts) -> None:

@@ -6,15 +6,22 @@ It is left uncompressed: a few megabytes that the VMM puts straight into memory 
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from banger.errors import DiskError, HostError
-from banger.linux.run import run
+from banger.errors import CommandError, DiskError, HostError
+from banger.linux.compressed import by_program, whole
+from banger.scalars import human
 
 __all__ = ["MODULES", "CpioEntry", "build_initrd", "cpio", "module_order"]
+
+MOST_MODULE_BYTES = 64 * 2**20
+MOST_MODULES_BYTES = 512 * 2**20
+"""Of all together; more than a guest has memory to unpack them into."""
 
 Reader = Callable[[str], bytes | None]
 """Reads a regular file of the guest by its absolute path, symlinks followed; None when there is none."""
@@ -64,16 +71,29 @@ def build_initrd(read: Reader, kernel_release: str) -> bytes:
     entries += [CpioEntry(f"bin/{applet}", _LINK | 0o777, b"busybox") for applet in _APPLETS]
     entries.append(CpioEntry("init", _FILE | 0o755, Path(__file__).with_name("initrd_init.sh").read_bytes()))
 
-    base = f"/lib/modules/{kernel_release}"
-    names = []
+    modules = _modules(read, f"/lib/modules/{kernel_release}")
+    entries += [CpioEntry(f"lib/modules/{name}", _FILE | 0o644, content) for name, content in modules]
+    order = "".join(f"{name}\n" for name, _ in modules).encode()
+    entries.append(CpioEntry("lib/modules/order", _FILE | 0o644, order))
+    return cpio(entries)
+
+
+def _modules(read: Reader, base: str) -> list[tuple[str, bytes]]:
+    """The modules to load, by name, in that order."""
+    found = []
+    left_bytes = MOST_MODULES_BYTES
     for path in module_order(read, base, MODULES):
         content = read(f"{base}/{path}")
         if content is None:
             raise DiskError(f"the image's {base}/modules.dep names {path}, which is not there")
-        names.append(PurePosixPath(path).name.partition(".ko")[0] + ".ko")
-        entries.append(CpioEntry(f"lib/modules/{names[-1]}", _FILE | 0o644, _decompressed(path, content)))
-    entries.append(CpioEntry("lib/modules/order", _FILE | 0o644, "".join(f"{name}\n" for name in names).encode()))
-    return cpio(entries)
+        content = _decompressed(f"{base}/{path}", content)
+        left_bytes -= len(content)
+        if left_bytes < 0:
+            raise DiskError(
+                f"the modules that the image's {base}/modules.dep names have more than {human(MOST_MODULES_BYTES)}"
+            )
+        found.append((PurePosixPath(path).name.partition(".ko")[0] + ".ko", content))
+    return found
 
 
 def module_order(read: Reader, base: str, names: Sequence[str]) -> list[str]:
@@ -139,12 +159,16 @@ def _soft_dependencies(lines: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _decompressed(path: str, content: bytes) -> bytes:
-    if path.endswith(".xz"):
-        return lzma.decompress(content)
-    if path.endswith(".gz"):
-        return gzip.decompress(content)
-    if path.endswith(".zst"):
-        return run(["zstd", "-dcq"], input=content, timeout_s=60).stdout
+    name = f"the image's {path}"
+    try:
+        if path.endswith(".xz"):
+            return whole(lzma.open(io.BytesIO(content)), name, MOST_MODULE_BYTES)
+        if path.endswith(".gz"):
+            return whole(gzip.open(io.BytesIO(content)), name, MOST_MODULE_BYTES)
+        if path.endswith(".zst"):
+            return by_program(["zstd", "-dcq"], content, name, MOST_MODULE_BYTES)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, CommandError) as error:
+        raise DiskError(f"{name} is damaged: {error}") from error
     return content
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from banger.errors import CommandError, HostError
+from banger.linux.compressed import bounded, by_program
 from banger.linux.publish import publishing
-from banger.linux.run import run
 
 _ELF = b"\x7fELF"
 _SETUP_SECTORS = 0x1F1
@@ -25,13 +25,17 @@ _PAYLOAD_OFFSET, _PAYLOAD_LENGTH = 0x248, 0x24C  # since version 2.08 of the pro
 _FIRST_WITH_PAYLOAD = 0x0208
 _SIZE_BYTES = 4
 """After the compressed data comes the size of what is in it, which is none of the compressor's (arch/x86/boot)."""
-_TIMEOUT_S = 120.0
+MOST_KERNEL_BYTES = 512 * 2**20
+"""Of a kernel, packed or not; one with all its debug information has less."""
+_Unpack = Callable[[bytes, str], bytes]
+"""Of compressed data, and a name for messages."""
 
 
 def unpack_kernel(source: Path, destination: Path) -> None:
     """The kernel at `source` as an ELF file at `destination`, whole or not at all; an ELF file gets that second name.
 
-    Raises HostError when it is no kernel for x86, when the program that unpacks it is missing, or it is damaged.
+    Raises HostError when it is no kernel for x86, when the program that unpacks it is missing, or it is damaged,
+    DiskError when it is larger than any.
     """
     content = source.read_bytes()
     with publishing(destination, 0o644) as temporary:
@@ -45,7 +49,7 @@ def unpack_kernel(source: Path, destination: Path) -> None:
 
 
 def unpacked(source: Path) -> bytes:
-    """The kernel at `source` as an ELF file. Raises HostError like `unpack_kernel`."""
+    """The kernel at `source` as an ELF file. Raises HostError and DiskError like `unpack_kernel`."""
     content = source.read_bytes()
     return content if content.startswith(_ELF) else elf_in(content, str(source))
 
@@ -58,7 +62,7 @@ def elf_in(kernel: bytes, name: str) -> bytes:
     for magic, unpack in _UNPACKERS.items():
         if payload.startswith(magic):
             try:
-                unpacked = unpack(payload)
+                unpacked = unpack(payload, f"the kernel {name}")
             except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, CommandError) as error:
                 raise HostError(f"the kernel {name} is damaged: {error}") from error
             if not unpacked.startswith(_ELF):
@@ -80,12 +84,12 @@ def _payload(kernel: bytes) -> bytes | None:
     return kernel[begin : begin + number(_PAYLOAD_LENGTH, 4)]
 
 
-def _by_library(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
+def _by_library(make: Callable[[], Any]) -> _Unpack:
     """By a decompressor of Python's own library, which stops where the compressed data ends."""
 
-    def unpack(payload: bytes) -> bytes:
+    def unpack(payload: bytes, name: str) -> bytes:
         decompressor = make()
-        unpacked: bytes = decompressor.decompress(payload)
+        unpacked = bounded(decompressor.decompress(payload, MOST_KERNEL_BYTES + 1), name, MOST_KERNEL_BYTES)
         if not decompressor.eof:
             raise EOFError("it is cut off")
         return unpacked
@@ -93,12 +97,12 @@ def _by_library(make: Callable[[], Any]) -> Callable[[bytes], bytes]:
     return unpack
 
 
-def _by_program(*argv: str) -> Callable[[bytes], bytes]:
+def _by_program(*argv: str) -> _Unpack:
     """The program would take what comes after the compressed data for more of it, and fail."""
-    return lambda payload: run(argv, input=payload[:-_SIZE_BYTES], timeout_s=_TIMEOUT_S).stdout
+    return lambda payload, name: by_program(argv, payload[:-_SIZE_BYTES], name, MOST_KERNEL_BYTES)
 
 
-_UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
+_UNPACKERS: dict[bytes, _Unpack] = {
     b"\x1f\x8b": _by_library(lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
     b"\xfd7zXZ\0": _by_library(lzma.LZMADecompressor),
     b"\x5d\0\0": _by_library(lzma.LZMADecompressor),

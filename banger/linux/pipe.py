@@ -22,8 +22,12 @@ _KEPT_LINES = 200
 
 
 @contextlib.contextmanager
-def reading(argv: Sequence[str], *, on_line: Callable[[str], None] | None = None) -> Iterator[IO[bytes]]:
+def reading(
+    argv: Sequence[str], *, stdin: IO[bytes] | None = None, on_line: Callable[[str], None] | None = None
+) -> Iterator[IO[bytes]]:
     """Run a program while the block reads its stdout; `on_line` is told each line of its stderr.
+
+    `stdin`: a file of ours that it reads; None: /dev/null.
 
     Leaving the block waits for the program's end and raises CommandError when it failed. An error in the block ends
     the program (SIGTERM, and time to clean up), unless the program's own failure is the better explanation.
@@ -37,7 +41,7 @@ def reading(argv: Sequence[str], *, on_line: Callable[[str], None] | None = None
     environment = {**os.environ, "LC_ALL": "C"}
     with subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,

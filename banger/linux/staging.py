@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, cast
 
 from banger.errors import DiskError
+from banger.host import MOST_READ_BYTES
 from banger.scalars import MOST_LEVELS
 
 __all__ = ["DROPPED", "LATEST_S", "Recorded", "StagedRoot", "read_archive", "staged_mode"]
@@ -100,13 +101,16 @@ class StagedRoot:
             ahead += [step for step in target.split("/")[::-1] if step not in ("", ".")]
         return "/".join(done)
 
-    def read(self, path: str) -> bytes | None:
-        """A regular file's content, symlinks followed inside the image; None where there is none."""
+    def read(self, path: str, most_bytes: int = MOST_READ_BYTES) -> bytes | None:
+        """A regular file's content, symlinks followed inside the image; None where there is none.
+
+        Raises DiskError for one that has more than `most_bytes`.
+        """
         for _ in range(_LINKS_AT_MOST):
             resolved = self.resolve(path)
             here = self.directory / resolved
             if not here.is_symlink():
-                return here.read_bytes() if here.is_file() else None
+                return _content(here, f"/{resolved}", most_bytes) if here.is_file() else None
             path = posixpath.join(posixpath.dirname(resolved), str(here.readlink()))
         return None
 
@@ -196,6 +200,12 @@ class StagedRoot:
         for name, recorded in self.records.items():
             if stat.S_ISDIR(recorded.mode):
                 os.utime(self.directory / name, (recorded.mtime_s, recorded.mtime_s))
+
+
+def _content(file: Path, name: str, most_bytes: int) -> bytes:
+    if (size_bytes := file.stat().st_size) > most_bytes:
+        raise DiskError(f"{name} in the image has {size_bytes} bytes, and at most {most_bytes} are read at once")
+    return file.read_bytes()
 
 
 def staged_mode(mode: int) -> int:

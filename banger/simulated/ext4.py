@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banger.errors import BangerError, Busy, DiskError
-from banger.host import Inode, Node
+from banger.host import MOST_READ_BYTES, Inode, Node
+from banger.linux.ext4_view import may_be, refuse_too_much
 from banger.linux.guest_paths import follow
 from banger.simulated.tree import Tree, View
 from banger.types import GuestFile
@@ -31,15 +32,29 @@ class SimulatedExt4:
         return {path: entry.inode if entry else None for path, entry in found.items()}
 
     def read(
-        self, disk: Path, paths: Iterable[str], *, prefix: str = "", base: Path | None = None
+        self,
+        disk: Path,
+        paths: Iterable[str],
+        *,
+        prefix: str = "",
+        base: Path | None = None,
+        most_bytes: int = MOST_READ_BYTES,
     ) -> dict[str, GuestFile | None]:
         found = self._view(disk, prefix, base).located(paths)
+        refuse_too_much(disk, {path: e.inode for path, e in found.items() if e and e.type == "file"}, most_bytes)
         return {
             path: GuestFile(path, entry.content, entry.mode, entry.uid, entry.gid)
             if entry is not None and entry.type == "file"
             else None
             for path, entry in found.items()
         }
+
+    def differing(
+        self, disk: Path, files: Sequence[GuestFile], *, prefix: str = "", base: Path | None = None
+    ) -> list[GuestFile]:
+        found = self._view(disk, prefix, base).located([file.path for file in files])
+        same = {f.path for f in files if (e := found[f.path]) and may_be(f, e.inode) and e.content == f.content}
+        return [file for file in files if file.path not in same]
 
     def resolve(self, disk: Path, path: str) -> str:
         return follow([path], self._view(disk).look)[path]

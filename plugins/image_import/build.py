@@ -9,7 +9,14 @@ from banger.errors import CommandError, DiskError, HostError
 from banger.host import Host, HostView
 from banger.linux.debugfs import listings, statuses
 from banger.linux.fsck import preen
-from banger.linux.image import BootFiles, build_image, building_directory, write_boot_files, write_facts
+from banger.linux.image import (
+    BootFiles,
+    build_image,
+    building_directory,
+    most_bytes,
+    write_boot_files,
+    write_facts,
+)
 from banger.linux.pipe import reading
 from banger.linux.run import run
 from banger.linux.staging import StagedRoot, read_archive
@@ -72,7 +79,7 @@ def _from_disk(host: Host, source: Path, found: Format, building: Path, given: B
     preen(rootfs, force=True)
 
     def read(path: str) -> bytes | None:
-        file = host.ext4.read(rootfs, [path])[path]
+        file = host.ext4.read(rootfs, [path], most_bytes=most_bytes(path))[path]
         return None if file is None else file.content
 
     release = write_boot_files(building, read, lambda path: _names(host, rootfs, path), stage, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,38 @@ def test_read_answers_only_regular_files(host: Host, disk: Path) -> None:
         "/f": GuestFile("/f", b"", 0o755),
         "/none": None,
     }
+
+
+def test_read_takes_no_more_into_memory_than_it_is_allowed(host: Host, disk: Path) -> None:
+    host.ext4.make(disk, SIZE_BYTES, [Node("/f", "file", content=b"x" * 6), Node("/g", "file", content=b"y" * 5)])
+    assert contents(host, disk, "/f", "/g") == [b"x" * 6, b"y" * 5]
+    assert host.ext4.read(disk, ["/f", "/g"], most_bytes=11).keys() == {"/f", "/g"}
+    with pytest.raises(DiskError, match=r"/f in .* has 6 bytes, and at most 10 are read at once"):
+        host.ext4.read(disk, ["/f", "/g"], most_bytes=10)
+
+
+def test_differing_are_the_files_that_are_not_there_so(host: Host, disk: Path) -> None:
+    there = [GuestFile(f"/{name}", name.encode(), 0o640, 5, 6) for name in ("same", "size", "content", "mode", "user")]
+    nodes = [Node(f.path, "file", f.mode, f.uid, f.gid, f.content) for f in there]
+    host.ext4.make(disk, SIZE_BYTES, [*nodes, Node("/dir", "directory", 0o640, 5, 6)])
+    wanted = [
+        there[0],
+        replace(there[1], content=b"sizes"),
+        replace(there[2], content=b"CONTENT"),
+        replace(there[3], mode=0o600),
+        replace(there[4], uid=0),
+        GuestFile("/dir", b"", 0o640, 5, 6),
+        GuestFile("/none", b""),
+    ]
+    assert host.ext4.differing(disk, wanted) == wanted[1:]
+    assert host.ext4.differing(disk, there) == []
+
+
+def test_differing_over_a_base_are_not_those_that_only_it_has(host: Host, disk: Path, base: Path) -> None:
+    host.ext4.make(disk, SIZE_BYTES)
+    files = [GuestFile("/bin/tool", b"t"), GuestFile("/etc/hostname", b"h")]
+    host.ext4.patch(disk, files[:1], base=base, prefix="/upper")
+    assert host.ext4.differing(disk, files, base=base, prefix="/upper") == files[1:]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from banger_image_import.options import ImportOptions
 from banger.errors import BangerError, DiskError
 from banger.host import Node
 from banger.linux.host import LinuxHost
+from banger.types import GuestFile
 from tests.capabilities import programs, require
 from tests.ext4 import Ext4Image
 from tests.tally import tally
@@ -314,7 +315,40 @@ def test_two_entries_of_one_name_cannot_lead_outside(ext4: Path, canary: Path, t
 def test_file_that_claims_more_than_its_disk_holds_is_not_read(ext4: Path, tmp_path: Path) -> None:
     debugfs(ext4, *DAMAGES["huge file"])
     with pytest.raises(DiskError, match="claim 140737488355327 bytes"):
-        LinuxHost(tmp_path / "cache").ext4.read(ext4, ["/etc/fstab"])
+        LinuxHost(tmp_path / "cache").ext4.read(ext4, ["/etc/fstab"], most_bytes=2**63)
+
+
+def test_file_that_claims_more_than_is_wanted_is_not_read(ext4: Path, tmp_path: Path) -> None:
+    host = LinuxHost(tmp_path / "cache")
+    debugfs(ext4, f"sif /etc/fstab size {90 * 2**30}")
+    wanted = GuestFile("/etc/fstab", b"# own\n", 0o755)
+    assert host.ext4.differing(ext4, [wanted]) == [wanted]
+    with pytest.raises(DiskError, match=f"/etc/fstab in .* has {90 * 2**30} bytes, and at most 67108864 are read"):
+        host.ext4.read(ext4, ["/etc/fstab"])
+
+
+def test_symlink_that_claims_more_than_any_has_is_not_read(ext4: Path, tmp_path: Path) -> None:
+    debugfs(ext4, f"symlink /long {'t' * 100}", "sif /long size 1000000")
+    with pytest.raises(DiskError, match=r"the symlink /long in .* has 1000000 bytes"):
+        LinuxHost(tmp_path / "cache").ext4.lookup(ext4, ["/long"])
+
+
+@pytest.mark.parametrize(("path", "size_bytes"), [("/etc/fstab", 2**20 + 1), ("/boot/vmlinuz-6.1", 2001)])
+def test_image_with_a_file_too_large_to_be_read_is_refused(
+    path: str, size_bytes: int, ext4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system and as an archive."""
+    monkeypatch.setattr("banger.linux.image.MOST_KERNEL_BYTES", 2000)
+    host, content = LinuxHost(tmp_path / "cache"), bytes(size_bytes)
+    host.ext4.patch(ext4, [GuestFile(path, content), GuestFile("/lib/modules/6.1/modules.dep", b"")])
+    entries = entry(path[1:], content=content), entry("lib/modules/6.1/modules.dep", content=b"")
+    (tmp_path / "kernel").write_text("k")
+    given = str(tmp_path / "kernel") if path == "/etc/fstab" else None
+    for source in (ext4, archive(tmp_path / "root.tar", *entries)):
+        image = ImportedImage("image/0123/rootfs", tmp_path / "0123", ImportOptions(str(source), "auto", given, given))
+        with pytest.raises(DiskError, match=f"{path} in .* has {size_bytes} bytes, and at most .* are read at once"):
+            image.create(host, {}, lambda _: None)
+        assert not (tmp_path / "0123").exists()
 
 
 def test_symlinks_of_an_imported_image_are_read_inside_it(ext4: Path, canary: Path, tmp_path: Path) -> None:

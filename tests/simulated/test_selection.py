@@ -11,6 +11,7 @@ from banger.cli import cli
 from banger.core.guest_files import file_diff
 from banger.core.selection import Selection, words
 from banger.errors import UsageError
+from banger.host import Inode
 from banger.types import GuestFile
 from tests.simulated.world import World
 
@@ -135,6 +136,9 @@ def test_diff_of_one_file() -> None:
     assert file_diff("/a", None, secret) == ["--- /dev/null", "+++ b/a", "(not shown: it is private)"]
     assert "hidden" not in str(file_diff("/a", secret, old))
     assert file_diff("/a", old, GuestFile("/a", b"\xff"))[2:] == ["(not text: 2 -> 1 bytes)"]
+    large = Inode("file", 0o644, 0, 0, 90 * 2**30)
+    assert file_diff("/a", large, old) == ["--- a/a", "+++ b/a", "(too large to show: 96636764160 bytes)"]
+    assert file_diff("/a", large, None)[1:] == ["+++ /dev/null", "(too large to show: 96636764160 bytes)"]
 
 
 def test_detailed_exitcode_goes_with_check() -> None:

@@ -6,6 +6,7 @@ import gzip
 import lzma
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from banger.errors import DiskError, HostError
 from banger.linux import initrd
 from banger.linux.initrd import CpioEntry, build_initrd, cpio, module_order
+from tests.capabilities import programs, require
 
 BASE = "/lib/modules/6.1"
 DEP = """\
@@ -123,6 +125,43 @@ def test_initrd_of_zstd_modules_has_them_unpacked(tmp_path: Path) -> None:
     files[f"{BASE}/overlay.ko.zst"] = packed
     unpack(build_initrd(files.get, "6.1"), tmp_path)
     assert (tmp_path / "lib/modules/overlay.ko").read_bytes() == b"overlay!"
+
+
+def zstd(content: bytes) -> bytes:
+    require(programs("zstd"))
+    return subprocess.run(["zstd", "-c"], input=content, capture_output=True, check=True).stdout
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "gz": gzip.compress, "zst": zstd}
+
+
+def with_overlay(packed: bytes, ending: str) -> dict[str, bytes]:
+    return {f"{BASE}/modules.dep": f"overlay.ko.{ending}:\n".encode(), f"{BASE}/overlay.ko.{ending}": packed}
+
+
+@needs_busybox
+@pytest.mark.parametrize("ending", PACKERS)
+def test_initrd_of_a_module_that_unpacks_to_more_than_any_has_is_refused(ending: str) -> None:
+    bomb = PACKERS[ending](bytes(initrd.MOST_MODULE_BYTES + 1))
+    assert len(bomb) < 2**17
+    with pytest.raises(DiskError, match=rf"/lib/modules/6\.1/overlay\.ko\.{ending} unpacks to more than 64.0MiB"):
+        build_initrd(with_overlay(bomb, ending).get, "6.1")
+
+
+@needs_busybox
+@pytest.mark.parametrize("ending", PACKERS)
+def test_initrd_of_a_module_that_is_damaged_is_refused(ending: str) -> None:
+    packed = PACKERS[ending](bytes(range(256)) * 9)
+    for damaged in (packed[:-9], b"rubbish" + packed):
+        with pytest.raises(DiskError, match=rf"/lib/modules/6\.1/overlay\.ko\.{ending} is damaged: "):
+            build_initrd(with_overlay(damaged, ending).get, "6.1")
+
+
+@needs_busybox
+def test_initrd_of_more_modules_than_any_guest_has_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initrd, "MOST_MODULES_BYTES", 20)
+    with pytest.raises(DiskError, match=rf"{BASE}/modules.dep names have more than 20.0B"):
+        build_initrd(guest().get, "6.1")
 
 
 @needs_busybox

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.errors import HostError
+from banger.errors import DiskError, HostError
 from banger.linux.kernel import unpack_kernel
 from banger.linux.run import run
 from tests.capabilities import programs, require
@@ -109,3 +109,16 @@ def test_kernel_that_is_none_is_refused_and_leaves_nothing(content: bytes, said:
         unpack_kernel(tmp_path / "vmlinuz", tmp_path / "vmlinux")
     assert said in caught.value.message
     assert [path.name for path in tmp_path.iterdir()] == ["vmlinuz"]
+
+
+@pytest.mark.parametrize("way", PACKED)
+def test_kernel_that_unpacks_to_more_than_any_has_is_refused(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vmlinuz").write_bytes(bzimage(PACKED[way](ELF)))
+    monkeypatch.setattr("banger.linux.kernel.MOST_KERNEL_BYTES", len(ELF) - 1)
+    with pytest.raises(DiskError, match=rf"the kernel {tmp_path}/vmlinuz unpacks to more than 75.0KiB"):
+        unpack_kernel(tmp_path / "vmlinuz", tmp_path / "vmlinux")
+    assert [path.name for path in tmp_path.iterdir()] == ["vmlinuz"]
+    monkeypatch.setattr("banger.linux.kernel.MOST_KERNEL_BYTES", len(ELF))
+    unpack_kernel(tmp_path / "vmlinuz", tmp_path / "vmlinux")

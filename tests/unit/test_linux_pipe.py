@@ -10,6 +10,7 @@ import pytest
 
 from banger.errors import CommandError, HostError
 from banger.linux.pipe import reading
+from banger.linux.unnamed import fill, unnamed_files
 
 
 def test_reading_gives_output_and_each_line_as_it_comes(tmp_path: Path) -> None:
@@ -28,6 +29,14 @@ def test_reading_gives_output_and_each_line_as_it_comes(tmp_path: Path) -> None:
         gate.write_text("go\n")
         assert stream.read() == b"done\n"
     assert lines == ["one"]
+
+
+def test_reading_from_a_program_that_reads_a_file_of_ours() -> None:
+    with unnamed_files(1) as (file,):
+        fill(file, b"ours")
+        file.seek(0)
+        with reading(["cat"], stdin=file) as stream:
+            assert stream.read() == b"ours"
 
 
 def test_reading_from_a_program_that_fails_says_what_it_said() -> None:
