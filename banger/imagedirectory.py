@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,14 @@ from banger.resource import Absent, Handle, Observation, Present, Resource, Stag
 
 FACTS = "facts.json"
 """The JSON of `banger.types.ImageFacts`, written last."""
+
+
+BUILDING = ".building-"
+"""In the name of the directory beside it in which a builder makes an image; its process id follows."""
+CUSTOMISING = ".new"
+"""After the name of the directory beside it in which an image is made of its base."""
+UNFINISHED = re.compile(rf"{re.escape(BUILDING)}\d+$|{re.escape(CUSTOMISING)}$")
+"""What such a directory has after the image's digest."""
 
 
 def new_build() -> str:

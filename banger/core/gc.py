@@ -26,7 +26,7 @@ from banger.core.state import VmRecord
 from banger.core.teardown import tear_down
 from banger.errors import Busy
 from banger.host import FilesView, Host, HostView
-from banger.imagedirectory import FACTS
+from banger.imagedirectory import FACTS, UNFINISHED
 from banger.resource import Absent, Handle, Leftover, Lifetime, Needs, Observation, Present, Resource, Stage
 from banger.rootdisk import image_of
 from banger.types import VmFiles
@@ -200,7 +200,7 @@ def _images(session: Session, known: Sequence[VmRecord], *, remove: bool) -> Ite
     used = _digests_in_use(session, known)  # of what is recorded after they were looked at
     for path in there:
         status = files.status(path)
-        digest = path.name.removesuffix(".new")
+        digest = UNFINISHED.sub("", path.name)
         if path.name in used or status is None or not status.is_directory or not _ID.fullmatch(digest):
             continue
         whole = digest == path.name and files.status(path / FACTS) is not None

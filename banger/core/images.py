@@ -19,7 +19,7 @@ from banger.core.shape import shaped
 from banger.errors import StateError
 from banger.guestconfig import GuestConfig
 from banger.host import Host, HostView
-from banger.imagedirectory import FACTS, ImageDirectory, new_build
+from banger.imagedirectory import CUSTOMISING, FACTS, ImageDirectory, new_build
 from banger.resource import Handle, Needs, Present, Resource, Stage
 from banger.types import WORK_MOUNT_POINT, GuestFile, Image, ImageFacts, ImageSpec
 
@@ -51,7 +51,7 @@ class CustomisedImage(ImageDirectory):
     stage = "customise_image"
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
-        unfinished = self.directory.with_name(self.directory.name + ".new")
+        unfinished = self._unfinished
         host.files.remove_tree(unfinished)
         host.files.make_directory(unfinished)
         base, image = (Image("", "", d, read_facts(host, self.base)) for d in (self.base, unfinished))
@@ -81,8 +81,12 @@ class CustomisedImage(ImageDirectory):
         return {}
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
-        host.files.remove_tree(self.directory.with_name(self.directory.name + ".new"))
+        host.files.remove_tree(self._unfinished)
         super().remove(host, handle, stage)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.directory.with_name(self.directory.name + CUSTOMISING)
 
     def _files(self, original: str | None) -> tuple[list[GuestFile], str | None]:
         config = self.customisation

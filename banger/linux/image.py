@@ -14,7 +14,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from banger.errors import DiskError
 from banger.host import MOST_READ_BYTES
-from banger.imagedirectory import FACTS, new_build
+from banger.imagedirectory import BUILDING, FACTS, new_build
 from banger.linux.initrd import Reader, build_initrd
 from banger.linux.kernel import MOST_KERNEL_BYTES
 from banger.linux.publish import sync
@@ -29,7 +29,6 @@ __all__ = [
 Stage = Callable[[str], None]
 
 _LABEL = "banger-root"
-_BUILDING = ".building-"
 _MOST_FSTAB_BYTES = 2**20
 _KERNEL = re.compile(r"vmlinuz-(.+)")
 
@@ -53,7 +52,7 @@ def build_image(
     if root.read("/etc/machine-id") is not None:
         root.write("/etc/machine-id", b"", 0o444)  # machine-id(5): empty, so each guest makes its own
     stage("making the root file system")
-    identity = str(uuid5(NAMESPACE_OID, directory.name.partition(_BUILDING)[0]))
+    identity = str(uuid5(NAMESPACE_OID, directory.name.partition(BUILDING)[0]))
     made_bytes = make_rootfs(root, directory / "rootfs.ext4", size_bytes=size_bytes, label=_LABEL, uuid=identity)
     fstab = root.read("/etc/fstab", most_bytes("/etc/fstab"))
     write_facts(directory, ImageFacts(None if fstab is None else fstab.decode("utf-8", "replace"), release, made_bytes))
@@ -122,9 +121,9 @@ def building_directory(directory: Path) -> Iterator[Path]:
     What builders that have died left behind is cleared away first; the caller holds the image's lock.
     """
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for stale in directory.parent.glob(f"{directory.name}{_BUILDING}*"):
+    for stale in directory.parent.glob(f"{directory.name}{BUILDING}*"):
         shutil.rmtree(stale, ignore_errors=True)
-    building = directory.with_name(f"{directory.name}{_BUILDING}{os.getpid()}")
+    building = directory.with_name(f"{directory.name}{BUILDING}{os.getpid()}")
     building.mkdir(mode=0o700)
     try:
         yield building

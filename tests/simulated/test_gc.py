@@ -208,14 +208,22 @@ def test_image_that_only_a_name_or_only_a_disk_has_is_in_use(world: World) -> No
 def test_image_that_was_never_finished_goes_also_without_being_asked(world: World) -> None:
     world.apply(world.write())
     half = world.home.image_directory("0123456789abcdef0123")
-    for directory in (half, half.with_name(half.name + ".new")):
+    directories = [half.with_name(half.name + ending) for ending in ("", ".new", ".building-4711", ".building-12")]
+    for directory in directories:
+        world.host.files.make_directory(directory / "staging")
+        world.host.files.put(directory / "staging" / "rootfs.ext4", b"half")
+    others = half.with_name(half.name + ".building-"), half.with_name(half.name + ".building-1.old")
+    for directory in others:  # not as anyone of ours calls it
         world.host.files.make_directory(directory)
-        world.host.files.put(directory / "rootfs.ext4", b"half")
     with locked(world.home.lock(f"image-{half.name}"), purpose="building it"):
-        assert len([what for what in found(world) if "never finished" in what]) == 2
+        assert sorted(what for what in found(world) if "never finished" in what) == sorted(
+            f"the image {directory.name}, which was never finished" for directory in directories
+        )
         assert all("locked by" in str(error) for error in collected(world)[0].exceptions)  # type: ignore[attr-defined]
+        assert all(world.host.files.status(directory) for directory in directories)
     assert collected(world) == []
-    assert world.host.files.status(half) is None
+    assert not any(world.host.files.status(directory) for directory in directories)
+    assert all(world.host.files.status(directory) for directory in others)
 
 
 def test_images_that_lie_outside_of_this_home_are_not_judged(world: World) -> None:

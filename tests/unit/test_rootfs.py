@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from banger.errors import DiskError
+from banger.imagedirectory import UNFINISHED
 from banger.linux.debugfs import look, statuses
 from banger.linux.image import BootFiles, build_image, building_directory, newest_release
 from banger.linux.rootfs import make_rootfs
@@ -288,6 +289,11 @@ def test_building_directory_clears_what_dead_builders_left(tmp_path: Path) -> No
     with building_directory(tmp_path / "image"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "other.building-1"]
+
+
+def test_building_directory_of_one_that_was_killed_is_known_by_its_name(tmp_path: Path) -> None:
+    with building_directory(tmp_path / "0123") as building:
+        assert UNFINISHED.sub("", building.name) == "0123"
 
 
 def test_newest_release_goes_by_number_and_needs_modules() -> None:
