@@ -50,9 +50,8 @@ def find_ext4_partition(path: Path) -> tuple[int, int] | None:
         if _is_ext4(stream.read(4096)):
             return None
         found = []
-        for offset, length in _partitions(stream):
-            stream.seek(offset)
-            if length > 0 and _is_ext4(stream.read(4096)):
+        for offset, length in _partitions(stream, size_bytes):
+            if length > 0 and _is_ext4(_read(stream, offset, 4096, size_bytes)):
                 found.append((offset, length))
     if len(found) != 1:
         raise DiskError(
@@ -70,17 +69,24 @@ def _is_ext4(head: bytes) -> bool:
     return head[_EXT4_MAGIC_AT : _EXT4_MAGIC_AT + 2] == _EXT4_MAGIC
 
 
-def _partitions(stream: BinaryIO) -> Iterator[tuple[int, int]]:
+def _read(stream: BinaryIO, offset: int, count: int, size_bytes: int) -> bytes:
+    """What is there; nothing beyond the end, where an offset may be larger than any that can be sought."""
+    if offset >= size_bytes:
+        return b""
+    stream.seek(offset)
+    return stream.read(count)
+
+
+def _partitions(stream: BinaryIO, size_bytes: int) -> Iterator[tuple[int, int]]:
     """(offset, length) in bytes of each entry of a GPT (UEFI specification, 5.3), else of an MBR's four."""
     stream.seek(0)
     first, header = stream.read(_SECTOR_BYTES), stream.read(_SECTOR_BYTES)
-    if header.startswith(b"EFI PART"):
+    if header.startswith(b"EFI PART") and len(header) == _SECTOR_BYTES:
         table_lba, count, entry_bytes = struct.unpack_from("<QII", header, 72)
         if entry_bytes < 128 or entry_bytes > 4096:
             return
         for index in range(min(count, _MOST_PARTITIONS)):
-            stream.seek(table_lba * _SECTOR_BYTES + index * entry_bytes)
-            entry = stream.read(128)
+            entry = _read(stream, table_lba * _SECTOR_BYTES + index * entry_bytes, 128, size_bytes)
             if len(entry) == 128 and any(entry[:16]):
                 start, end = struct.unpack_from("<QQ", entry, 32)
                 yield start * _SECTOR_BYTES, (end - start + 1) * _SECTOR_BYTES

@@ -239,6 +239,40 @@ def test_partition_that_ends_beyond_the_disk_is_refused(ext4: Path) -> None:
         find_ext4_partition(disk)
 
 
+HEADER, FIRST, SECOND = 512 + 72, 1024 + 32, 1024 + 128 + 32
+"""Where a GPT says at which sector its table begins, and at which its partitions begin and end."""
+
+
+def point(disk: Path, at: int, sector: int) -> None:
+    with disk.open("r+b") as stream:
+        stream.seek(at)
+        stream.write(struct.pack("<Q", sector) if at == HEADER else struct.pack("<QQ", sector, sector))
+
+
+@pytest.mark.parametrize("sector", [2**32, 2**54 - 1, 2**54, 2**60, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("at", [HEADER, SECOND])
+def test_partition_table_that_points_beyond_the_disk_leads_nowhere(ext4: Path, at: int, sector: int) -> None:
+    disk = partitioned(ext4, gpt=True)
+    point(disk, at, sector)
+    with pytest.raises(DiskError, match=r"root\.disk has no partitions with an ext4 file system") as caught:
+        find_ext4_partition(disk)
+    assert caught.value.hint
+
+
+def test_partition_that_begins_beyond_the_disk_hides_no_other(ext4: Path) -> None:
+    disk = partitioned(ext4, gpt=True)
+    point(disk, FIRST, 2**63)
+    assert find_ext4_partition(disk) == (START, ext4.stat().st_size)
+
+
+def test_partition_table_that_is_cut_off_leads_nowhere(ext4: Path) -> None:
+    disk = partitioned(ext4, gpt=True)
+    with disk.open("r+b") as stream:
+        stream.truncate(512 + 80)
+    with pytest.raises(DiskError, match="has no partitions with an ext4 file system"):
+        find_ext4_partition(disk)
+
+
 def test_damaged_ext4_is_refused_and_nothing_is_left(host: LinuxHost, ext4: Path, tmp_path: Path) -> None:
     with ext4.open("r+b") as stream:
         stream.seek(1024 + 4)
