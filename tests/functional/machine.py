@@ -5,38 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.capabilities import programs, require
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = ROOT / "playbooks" / "quickstart.yml"
 
-
-NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
-    "ssh": "openssh-client",
-}
+_SETTLE_S = 60.0
+_LINKS = ("bgr-", "tap-")
+"""What the names of all network devices that banger makes begin with."""
 
 
 def needs_guests() -> None:
     """Skip where this machine cannot boot a guest; where everything was promised, that is a failure."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-    missing = [package for program, package in NEEDED.items() if not shutil.which(program, path=path)]
-    if missing:
-        reason = f"guests need {', '.join(missing)} (apt install {' '.join(missing)})"
-        if os.environ.get("BANGER_TEST_REQUIRE_ALL"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require(programs("qemu-system-x86_64", "mmdebstrap", "mke2fs", "ssh"))
 
 
 @dataclass(frozen=True)
@@ -102,13 +93,34 @@ def traces(banger: Banger) -> Traces:
     mark = str(banger.home)
     return Traces(
         processes=frozenset(_processes(mark)),
-        loops=frozenset(_mentioning(mark, (p.read_text() for p in Path("/sys/block").glob("loop*/loop/backing_file")))),
+        loops=frozenset(_mentioning(mark, backing_files())),
         mounts=frozenset(_mentioning(mark, Path("/proc/self/mounts").read_text().splitlines())),
-        links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
+        links=frozenset(path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(_LINKS)),
         files=frozenset(_files(banger.home)),
         scratch=frozenset(path.name for path in Path(tempfile.gettempdir()).glob("*banger*")),
         records=len(banger.records()),
     )
+
+
+def settled(banger: Banger, wanted: Traces, *of: str) -> Traces:
+    """What there is once the programs that an ended command had started have ended, or after a while.
+
+    `of`: the fields that are waited for until they are as wanted, by default all.
+    """
+    names = of or [field.name for field in fields(Traces)]
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        now = traces(banger)
+        if all(getattr(now, name) == getattr(wanted, name) for name in names) or time.monotonic() > deadline:
+            return now
+        time.sleep(0.05)
+
+
+def backing_files() -> Iterator[str]:
+    """Of all loop devices; one that goes while we look is passed over."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            yield path.read_text().strip()
 
 
 def _processes(mark: str) -> list[str]:

@@ -33,6 +33,8 @@ def ansible(applied: Banger, tmp_path_factory: pytest.TempPathFactory) -> Ansibl
         "BANGER_HOME": str(applied.home),
         "HOME": str(directory),
         "ANSIBLE_LOCAL_TEMP": str(directory / "tmp"),
+        "ANSIBLE_DEPRECATION_WARNINGS": "False",  # of its own, to its own
+        "ANSIBLE_TIMEOUT": "60",
         "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",  # a connection that is kept would outlive the test
         "LC_ALL": "C.UTF-8",
     }

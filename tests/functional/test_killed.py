@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ import pytest
 from tests.capabilities import network_namespaces, programs, require
 from tests.firecracker import firecracker_binaries
 from tests.forked import Done, banger
-from tests.functional.machine import Banger, Traces, traces
+from tests.functional.machine import Banger, settled, traces
 from tests.functional.test_interrupt import playbook as solo_playbook
 from tests.functional.tiny import PLAYBOOK, Tiny
 from tests.networks import namespace_name
@@ -27,7 +25,13 @@ from tests.tinyguests import POLITE, elf, tiny_guests
 
 pytestmark = pytest.mark.slow
 
-_SETTLE_S = 10.0
+
+def moments(rounds: int, seed: int | str) -> list[float]:
+    """One in each of so many equal parts of the time from 0 to 1, in no order."""
+    chance = random.Random(seed)
+    found = [(part + chance.random()) / rounds for part in range(rounds)]
+    chance.shuffle(found)
+    return found
 
 
 def killed_after(seconds: float) -> Callable[[], None]:
@@ -39,14 +43,6 @@ def killed_after(seconds: float) -> Callable[[], None]:
         timer.start()
 
     return arm
-
-
-def settled(home: Path, wanted: Traces) -> Traces:
-    """What there is once the programs that a killed command had started have ended."""
-    deadline = time.monotonic() + _SETTLE_S
-    while (now := traces(Banger(home))) != wanted and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return now
 
 
 def good(done: Done) -> Done:
@@ -66,7 +62,7 @@ ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recreate": (MOVED, ("apply", "--recreate")),
     "destroy": (PLAYBOOK, ("destroy",)),
 }
-_ROUNDS = 40
+_ROUNDS = 25
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +88,26 @@ def test_killed_while_it_works_on_disks(tiny: Tiny, act: str) -> None:
     tiny.playbook.write_text(text)
     good(tiny.run("destroy", tiny.playbook))
     nothing = traces(Banger(tiny.home))
-    whole = _length_of(tiny, act)
-    moments, killed = random.Random(act), 0
-    for turn in range(_ROUNDS):
+    whole_s, killed = min(_length_of(tiny, act) for _ in range(3)), 0
+    for turn, moment in enumerate(moments(_ROUNDS, act)):
         tiny.restore()
         if act == "apply":
             good(tiny.run("destroy", tiny.playbook))
         before = born(tiny.home)
-        done = banger(tiny.home, *command, tiny.playbook, before=killed_after(moments.uniform(0, whole)))
-        killed += done.code == -signal.SIGKILL
+        began = time.monotonic()
+        done = banger(tiny.home, *command, tiny.playbook, before=killed_after(moment * whole_s))
+        if done.code == -signal.SIGKILL:
+            killed += 1
+        else:  # it is quicker by now
+            good(done)
+            whole_s = min(whole_s, time.monotonic() - began)
         if turn % 2:
             good(tiny.run(*(("apply",) if act == "destroy" else command), tiny.playbook))
             good(tiny.run("apply", "--check", "--detailed-exitcode", tiny.playbook))
             assert act in ("apply", "destroy") or born(tiny.home) == before, "a work disk is never made anew"
         good(tiny.run("destroy", tiny.playbook))
-        assert settled(tiny.home, nothing) == nothing
-    assert killed > _ROUNDS / 2
+        assert settled(Banger(tiny.home), nothing) == nothing
+    assert killed >= _ROUNDS / 4
     tally("killed on the real host: disks", tried=killed, residue=0, lost=0)
 
 
@@ -124,23 +124,25 @@ def _length_of(tiny: Tiny, act: str) -> float:
 
 # --- guests of QEMU, beside others that run on
 
+_STARTS = 24
+
 
 def test_killed_while_it_starts_a_guest_of_qemu(applied: Banger, tmp_path: Path) -> None:
     path, before = solo_playbook(tmp_path), traces(applied)
     others = {name: applied.vmm_pid(name) for name, state in applied.states().items() if state == "running"}
-    moments, rounds = random.Random(1), 40
-    ends = itertools.cycle([("destroy", path), ("vm", "stop", "solo"), ("vm", "delete", "solo")])
-    for end in itertools.islice(ends, rounds):
-        done = banger(applied.home, "apply", path, before=killed_after(moments.uniform(0, 2.0)))
+    ends: list[tuple[str | Path, ...]] = [("destroy", path), ("vm", "delete", "solo")] * 2 + [("vm", "stop", "solo")]
+    for turn, moment in enumerate(moments(_STARTS, 1)):
+        done = banger(applied.home, "apply", path, before=killed_after(moment * 2.0))
         assert done.code == -signal.SIGKILL, done.said
         if "solo" in applied.states():
-            good(banger(applied.home, *end))
+            good(banger(applied.home, *ends[turn % len(ends)]))
         assert [line for line in traces(applied).processes - before.processes if "api.sock" in line] == []
     good(banger(applied.home, "destroy", path))
-    after = settled(applied.home, before)
-    assert replace(after, scratch=before.scratch) == before
+    of = ("processes", "loops", "mounts", "links", "files", "records")
+    after = settled(applied, before, *of)
+    assert [getattr(after, name) for name in of] == [getattr(before, name) for name in of]
     assert {name: applied.vmm_pid(name) for name in others} == others, "they were never touched"
-    tally("killed on the real host: guests of QEMU", tried=rounds, residue=0, lost=0)
+    tally("killed on the real host: guests of QEMU", tried=_STARTS, residue=0, lost=0)
 
 
 # --- guests of Firecracker on taps, in a namespace
@@ -173,12 +175,16 @@ def test_killed_while_it_starts_guests_of_firecracker_on_taps(microvms: tuple[Ti
     tiny, netns = microvms
     namespace = Path("/run/netns") / netns
     good(tiny.run("destroy", tiny.playbook))
-    banger(tiny.home, "apply", tiny.playbook, before=killed_after(3))  # the image is made, and stays
+    stopped = tiny.directory / "stopped.yml"
+    stopped.write_text(tiny.playbook.read_text().replace("storage: file", "storage: file, state: stopped"))
+    good(tiny.run("apply", stopped))  # the image is made, and stays
     good(tiny.run("destroy", tiny.playbook))
     nothing = traces(Banger(tiny.home))
-    moments, rounds, seen = random.Random(2), 60, set[str]()
-    for turn in range(rounds):
-        done = banger(tiny.home, "apply", tiny.playbook, before=killed_after(moments.uniform(0, 1.2)))
+    rounds, longest_s, seen = 60, 1.2, set[str]()
+    for turn, moment in enumerate(moments(rounds, 2)):
+        if turn % 10 == 9 and "process" not in seen:  # it takes longer here until it has come so far
+            longest_s *= 2
+        done = banger(tiny.home, "apply", tiny.playbook, before=killed_after(moment * longest_s))
         assert done.code == -signal.SIGKILL, done.said
         seen |= {"namespace"} if namespace.exists() else set()
         seen |= {"process"} if traces(Banger(tiny.home)).processes else set()
@@ -186,7 +192,7 @@ def test_killed_while_it_starts_guests_of_firecracker_on_taps(microvms: tuple[Ti
             good(tiny.run("vm", "stop", "web"))
             assert Banger(tiny.home).states()["web"] == "stopped"
         good(tiny.run("destroy", tiny.playbook))
-        assert settled(tiny.home, nothing) == nothing
+        assert settled(Banger(tiny.home), nothing) == nothing
         assert not namespace.exists()
     assert seen == {"namespace", "process"}, "it was killed while there was something"
     tally("killed on the real host: guests of Firecracker on taps", tried=rounds, residue=0, lost=0)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,13 +151,25 @@ def _changed_playbook(directory: Path) -> Path:
     return directory / "changed.yml"
 
 
+PATIENT = """
+from dataclasses import replace
+from banger.cli import main
+from banger.vmmprocess import VmmProcess
+shut_down = VmmProcess._shut_down
+VmmProcess._shut_down = lambda process, *told: shut_down(replace(process, shutdown_s=300.0), *told)
+main()
+"""
+"""banger that gives a guest more time to end by itself than the slowest machine takes."""
+
+
 def test_change_under_a_running_guest_waits_for_restart(applied: Banger, tmp_path: Path) -> None:
     playbook = _changed_playbook(tmp_path)
     recap = applied.recaps("apply", playbook)["vm/web-1"]
     assert (recap["changed"], recap["pending"]) == (0, 1)
     applied.inside("web-1", "sh", "-c", "echo kept > /root/kept; echo mine > /etc/mine; rm /etc/hostname")
     before = applied.vmm_pid("web-1")
-    told = [event.get("detail") for event in applied.events("apply", playbook, "--restart")]
+    patient = Banger(applied.home, (sys.executable, "-c", PATIENT))
+    told = [event.get("detail") for event in patient.events("apply", playbook, "--restart")]
     assert "shutting the guest down" in told
     assert "stopping QEMU" not in told, "the guest ended by itself, nothing was pulled from under it"
     assert applied.vmm_pid("web-1") != before
