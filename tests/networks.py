@@ -123,7 +123,7 @@ class Guest:
     def send(self, frame: bytes) -> None:
         os.write(self.descriptor, frame)
 
-    def hears(self, wanted: Callable[[bytes], bool], timeout_s: float = 2.0) -> bool:
+    def hears(self, wanted: Callable[[bytes], bool], timeout_s: float = 20.0) -> bool:
         """Whether such a frame comes in time; others are passed over, questions for our address answered."""
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
@@ -135,7 +135,7 @@ class Guest:
                     return True
         return False
 
-    def address_of(self, ip: str, timeout_s: float = 5.0) -> str | None:
+    def address_of(self, ip: str, timeout_s: float = 20.0) -> str | None:
         """Ask for an address, and hear whose it is.
 
         Asks again, because a bridge takes a moment to see that a port is in use.

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -44,9 +45,12 @@ from tests.networks import (
     new_namespace,
 )
 
-IDS = ("1a2b3c4d5e", "0123456789", "ffffffffff")
-BRIDGE, BRIDGE_MAC, BRIDGE_IP = "bgr-lab", bridge_mac("lab"), "172.16.0.1"
+NETWORK = f"lab-{uuid.uuid4().hex[:6]}"
+IDS = tuple(uuid.uuid4().hex[:10] for _ in range(3))
+"""Both are of this process alone: they are looked for in all namespaces, also in those of tests beside these."""
+BRIDGE, BRIDGE_MAC, BRIDGE_IP = f"bgr-{NETWORK}", bridge_mac(NETWORK), "172.16.0.1"
 LLDP = 0x88CC
+HEARD_S = 20.0
 SILENCE_S = 0.15
 """How long nothing must come, where something would come at once."""
 
@@ -64,7 +68,7 @@ def name() -> Iterator[str]:
 
 def ports(host: LinuxHost, number: int, **options: Any) -> list[TapPort]:
     """The ports of so many VMs of one network; nothing is made yet."""
-    network = Network(options.pop("name", "lab"), "tap", plugin.TapNetworkOptions(**options))
+    network = Network(options.pop("name", NETWORK), "tap", plugin.TapNetworkOptions(**options))
     cards: list[Nic] = []
     found = []
     for index, vm_id in enumerate(IDS[:number]):
@@ -119,7 +123,7 @@ def test_port_is_as_wanted_and_goes_with_bridge_rules_and_namespace(host: LinuxH
     tap = state.links[first.port.device]
     assert (tap.master, tap.isolated, tap.up, tap.owner) == (BRIDGE, True, True, os.geteuid())
     assert state.links[BRIDGE].addresses == ("172.16.0.1/24",)
-    assert set(state.tables) == {"bridge banger-lab", "inet banger-lab", "ip banger-lab"}
+    assert set(state.tables) == {f"{family} banger-{NETWORK}" for family in ("bridge", "inet", "ip")}
     remove(host, first)
     assert first.observe(host, None) == Absent()
     assert isinstance(second.observe(host, None), Present)
@@ -202,7 +206,7 @@ def test_rules_that_somebody_flushed_are_told_and_loaded_again(host: LinuxHost, 
         host.links.load_rules("flush ruleset", netns=name)
         seen = port.observe(host, None)
         assert isinstance(seen, Drifted) and seen.live
-        assert seen.differences == ("the firewall rules of lab are not in force",)
+        assert seen.differences == (f"the firewall rules of {NETWORK} are not in force",)
         port.update(host, seen.handle, lambda _: None)
         assert isinstance(port.observe(host, None), Present)
         assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
@@ -225,7 +229,7 @@ def test_subnet_that_overlaps_a_route_is_refused_by_its_name(host: LinuxHost) ->
         host.links.add_bridge("office", "02:00:00:00:00:01", netns=name)
         host.links.change("office", addresses=["172.16.0.200/22"], up=True, netns=name)
         with pytest.raises(
-            HostError, match=r"172.16.0.0/24 of the network 'lab' overlaps the route to 172.16.0.0/22 by office"
+            HostError, match=rf"172.16.0.0/24 of the network '{NETWORK}' overlaps the route to 172.16.0.0/22 by office"
         ):
             ports(host, 1, netns=name)
         (port,) = ports(host, 1, netns=name, subnet="172.16.4.0/24")
@@ -333,9 +337,9 @@ def test_guests_hear_each_other_only_when_they_are_not_isolated(host: LinuxHost,
     with guests(host, *ports(host, 2, netns=name, isolate=isolate)) as [guest, other]:
         assert guest.address_of(BRIDGE_IP) == other.address_of(BRIDGE_IP) == BRIDGE_MAC
         guest.send(arp_request(guest.mac, guest.ip, other.ip))
-        assert other.hears(is_arp(1, by=guest.ip), SILENCE_S if isolate else 2) is not isolate
+        assert other.hears(is_arp(1, by=guest.ip), SILENCE_S if isolate else HEARD_S) is not isolate
         guest.send(ethernet(guest.mac, other.mac, IPV4, datagram(guest.ip, other.ip, 9, b"hello")))
-        assert other.hears(carries(b"hello"), SILENCE_S if isolate else 2) is not isolate
+        assert other.hears(carries(b"hello"), SILENCE_S if isolate else HEARD_S) is not isolate
         # IPv6 has no rules here, so nothing of it gets through.
         guest.send(ethernet(guest.mac, other.mac, IPV6, b"six" * 30))
         assert not other.hears(carries(b"six"), SILENCE_S)
@@ -362,7 +366,7 @@ def test_isolated_guest_neither_reaches_nor_is_reached(host: LinuxHost, name: st
         assert guest.address_of(BRIDGE_IP) == other.address_of(BRIDGE_IP) == BRIDGE_MAC
         for by, mac in ((b"bridge", other.mac), (b"host", BRIDGE_MAC)):
             guest.send(ethernet(guest.mac, mac, IPV4, datagram(guest.ip, other.ip, 9, by)))
-            assert other.hears(carries(by), SILENCE_S if any(isolated) else 2) is not any(isolated), by
+            assert other.hears(carries(by), SILENCE_S if any(isolated) else HEARD_S) is not any(isolated), by
 
 
 def test_removing_one_guest_leaves_the_other_working(host: LinuxHost, name: str) -> None:
@@ -380,7 +384,7 @@ def test_host_reaches_its_guest_from_its_namespace(host: LinuxHost, name: str) -
         assert guest.address_of(BRIDGE_IP) == BRIDGE_MAC
         host_side = netns.call_inside(name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         with host_side:
-            host_side.settimeout(2)
+            host_side.settimeout(HEARD_S)
             host_side.sendto(b"question", (guest.ip, 9))
             assert guest.hears(carries(b"question"))
             port = host_side.getsockname()[1]
@@ -438,7 +442,7 @@ def outside(lab: str) -> Iterator[str]:
 def bound(namespace: str, address: str, port: int) -> socket.socket:
     def bind() -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listener.settimeout(2)
+        listener.settimeout(HEARD_S)
         listener.bind((address, port))
         return listener
 
