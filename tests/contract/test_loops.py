@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from banger.host import Host, LoopDevice
 from banger.linux.run import run
 from banger.testing import SimulatedHost
 from tests.capabilities import loop_devices, require
+from tests.loops import gone
 
 SIZE_BYTES = 2**20
 
@@ -25,16 +25,7 @@ def file(host: Host, tmp_path: Path) -> Iterator[Path]:
         require(loop_devices())
     host.files.allocate(tmp_path / "file", SIZE_BYTES)
     yield tmp_path / "file"
-    assert _gone(host, tmp_path / "file"), "a loop device was left behind"
-
-
-def _gone(host: Host, file: Path) -> bool:
-    """Soon: whoever else on this machine looks at all loop devices is for a moment the last user of this one too."""
-    deadline = time.monotonic() + 2
-    while found := host.loops.of(file):
-        if isinstance(host, SimulatedHost) or time.monotonic() > deadline:
-            return not found
-    return True
+    assert gone(host, tmp_path / "file"), "a loop device was left behind"
 
 
 def test_attached_file_is_a_device_for_the_length_of_the_block(host: Host, file: Path) -> None:
@@ -45,7 +36,7 @@ def test_attached_file_is_a_device_for_the_length_of_the_block(host: Host, file:
         assert device.number.startswith("7:")
         assert (device.backing, device.size_bytes) == (file, SIZE_BYTES)
         assert (device.read_only, device.autoclear) == (False, True)
-    assert host.loops.of(file) == []
+    assert gone(host, file)
     assert host.loops.of(file, number=device.number) == []
 
 
@@ -71,14 +62,14 @@ def test_of_a_file_that_took_the_name_of_the_attached_one_is_none(host: Host, fi
         assert host.loops.of(file) == []
 
 
-def test_shared_device_is_one_and_stays_until_its_last_user_has_gone(host: Host, file: Path) -> None:
+def test_shared_device_is_one_and_stays_until_its_last_user_hasgone(host: Host, file: Path) -> None:
     with ExitStack() as first, ExitStack() as second:
         one = first.enter_context(host.loops.attached(file, read_only=True, share=True))
         two = second.enter_context(host.loops.attached(file, read_only=True, share=True))
         assert one == two
         first.close()
         assert host.loops.of(file) == [two]
-    assert host.loops.of(file) == []
+    assert gone(host, file)
 
 
 def test_shared_device_is_never_a_writable_one(host: Host, file: Path) -> None:
@@ -119,7 +110,7 @@ def test_many_at_once_each_get_one_of_their_own(host: Host, file: Path, tmp_path
     for thread in threads:
         thread.join()
     assert len(numbers) == 30
-    assert all(_gone(host, path) for path in files)
+    assert all(gone(host, path) for path in files)
 
 
 def test_many_at_once_share_while_any_holds_it(host: Host, file: Path) -> None:
@@ -145,7 +136,7 @@ def test_many_at_once_share_while_any_holds_it(host: Host, file: Path) -> None:
 def test_attached_error_in_the_block_lets_it_go(host: Host, file: Path) -> None:
     with pytest.raises(KeyboardInterrupt), host.loops.attached(file):
         raise KeyboardInterrupt
-    assert _gone(host, file)
+    assert gone(host, file)
 
 
 def test_attached_nothing_is_an_error_that_names_it(host: Host, file: Path, tmp_path: Path) -> None:
@@ -168,7 +159,7 @@ def test_detach_takes_away_what_would_stay_by_itself(host: Host, file: Path) -> 
     device = attached_by_hand(host, file)
     assert not device.autoclear
     host.loops.detach(device)
-    assert _gone(host, file)
+    assert gone(host, file)
 
 
 def test_detach_of_a_used_device_is_busy_and_it_goes_with_its_user(host: Host, file: Path) -> None:
@@ -188,7 +179,7 @@ def test_detach_of_what_is_gone_is_success(host: Host, file: Path, tmp_path: Pat
         assert host.loops.of(tmp_path / "other") == [another], "the number is another's by now"
 
 
-def test_devices_are_all_there_are_and_tell_of_files_that_are_gone(host: Host, file: Path) -> None:
+def test_devices_are_all_there_are_and_tell_of_files_that_aregone(host: Host, file: Path) -> None:
     with host.loops.attached(file) as device:
         assert device in host.loops.devices()
         host.files.remove(file)

@@ -17,6 +17,7 @@ from banger.linux import dm_ioctl
 from banger.testing import SimulatedCrash, SimulatedHost
 from banger.types import GuestFile
 from tests.capabilities import device_mapper, loop_devices, require
+from tests.loops import gone
 
 MIB = 2**20
 ORIGIN_BYTES = 16 * MIB
@@ -50,7 +51,7 @@ def origin(host: Host, tmp_path: Path) -> Path:
 def cow(host: Host, tmp_path: Path) -> Iterator[Path]:
     host.files.allocate(tmp_path / "cow", COW_BYTES)
     yield tmp_path / "cow"
-    assert host.loops.of(tmp_path / "cow") == [], "a loop device was left behind"
+    assert gone(host, tmp_path / "cow"), "a loop device was left behind"
 
 
 def linear(host: Host, name: str, file: Path, *, sectors: int = ORIGIN_SECTORS, read_only: bool = True) -> MapperDevice:
@@ -148,7 +149,7 @@ def test_loops_last_as_long_as_the_device_on_them(host: Host, prefix: str, origi
     linear(host, prefix, origin)
     assert len(host.loops.of(origin)) == 1
     host.mapper.remove(prefix)
-    assert host.loops.of(origin) == []
+    assert gone(host, origin)
 
 
 def test_table_of_several_targets_comes_back_in_order(host: Host, prefix: str, origin: Path) -> None:
@@ -289,7 +290,7 @@ def test_two_snapshots_of_one_origin_are_independent(host: Host, prefix: str, or
     host.mapper.remove(f"{prefix}-a")
     assert content(host, link(f"{prefix}-b")) == b"b"
     host.mapper.remove(f"{prefix}-b")
-    assert host.loops.of(origin) == []
+    assert gone(host, origin)
 
 
 def test_full_snapshot_fails_what_is_too_much_and_keeps_what_it_has(

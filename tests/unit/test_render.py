@@ -158,9 +158,8 @@ with rendering(Output()) as report:
 
 def test_rendering_on_a_terminal_has_a_live_line_per_subject() -> None:
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", LIVE], stdout=follower, stderr=follower, env=os.environ | {"TERM": "xterm"}
-    )
+    screen = {"TERM": "xterm", "COLUMNS": "80", "LINES": "25"}
+    process = subprocess.Popen([sys.executable, "-c", LIVE], stdout=follower, stderr=follower, env=os.environ | screen)
     os.close(follower)
     seen = b""
     while chunk := _read(leader):
