@@ -41,11 +41,22 @@ def require(reason: str | None, *, lab_only: bool = False) -> None:
     pytest.skip(reason)
 
 
+_PACKAGES = {
+    **PACKAGES,
+    "ifconfig": "net-tools",
+    "ip": "iproute2",
+    "route": "net-tools",
+    "systemd-analyze": "systemd",
+    "xz": "xz-utils",
+}
+"""The Debian package that has a program, of those too that only tests use."""
+
+
 def programs(*names: str) -> str | None:
     missing = [name for name in names if which(name) is None]
     if not missing:
         return None
-    return f"needs {', '.join(missing)} (apt install {' '.join(PACKAGES.get(name, name) for name in missing)})"
+    return f"needs {', '.join(missing)} (apt install {' '.join(_PACKAGES.get(name, name) for name in missing)})"
 
 
 @functools.cache

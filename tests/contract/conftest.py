@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,14 @@ import pytest
 from banger.host import Host
 from banger.linux.host import LinuxHost
 from banger.testing import SimulatedHost
+from tests.capabilities import programs, require
 
 
 @pytest.fixture(params=["linux", "simulated"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
     """A host with a directory at `tmp_path`."""
     if request.param == "linux":
-        if shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
-            pytest.skip("needs e2fsprogs")
+        require(programs("mke2fs"))
         return LinuxHost(tmp_path / "cache")
     simulated = SimulatedHost()
     simulated.files.make_directory(tmp_path)

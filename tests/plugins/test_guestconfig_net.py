@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import banger_guestconfig_net as plugin
 import pytest
 
 from banger.guestconfig import GuestConfig
+from banger.linux.run import which
 from banger.types import HostKey, Nic, SshEndpoint, Vm
+from tests.capabilities import programs, require
 
 NIC = Nic("lan", "user", "52:54:00:00:00:01", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 2222))
 VM = Vm(
@@ -24,13 +26,20 @@ UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-e
 PREPARE = "mount -t sysfs sysfs /sys; ip link add card0 type veth peer name card1\n"
 
 
-def _can_unshare() -> bool:
-    if not all(map(shutil.which, ("unshare", "ip"))):
-        return False
-    return subprocess.run([*UNSHARE, PREPARE], capture_output=True, check=False).returncode == 0
+@functools.cache
+def _namespaces() -> str | None:
+    if reason := programs("unshare", "ip"):
+        return reason
+    done = subprocess.run([*UNSHARE, PREPARE], capture_output=True, text=True, check=False)
+    return f"needs network namespaces and veth pairs: {done.stderr.strip()}" if done.returncode else None
 
 
-needs_namespaces = pytest.mark.skipif(not _can_unshare(), reason="needs network namespaces and veth pairs")
+@pytest.fixture
+def namespaces() -> None:
+    require(_namespaces())
+
+
+needs_namespaces = pytest.mark.usefixtures("namespaces")
 
 
 def files() -> dict[str, tuple[str, int]]:
@@ -64,14 +73,13 @@ def test_network_files_are_where_the_guest_looks() -> None:  # seed S9, S10
 
 @pytest.mark.parametrize("shell", ["sh", "dash", "bash", "busybox"])
 def test_network_script_is_good_in_any_shell(shell: str) -> None:  # seed S10
-    if shutil.which(shell) is None:
-        pytest.skip(f"needs {shell}")
+    require(programs(shell))
     command = [shell, "sh", "-n"] if shell == "busybox" else [shell, "-n"]
     subprocess.run([*command, str(SCRIPT)], check=True)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_network_unit_is_one_systemd_takes(tmp_path: Path) -> None:
+    require(programs("systemd-analyze"))
     unit = tmp_path / "banger-network.service"
     unit.write_text(plugin.SERVICE.replace(plugin.SCRIPT, "/bin/true"))
     checked = subprocess.run(
@@ -103,10 +111,10 @@ def test_network_comes_up_without_iproute2(configuration: Path, tmp_path: Path, 
     tools = tmp_path / "bin"
     tools.mkdir()
     needed = ["sh", "cat", "grep", "sleep", *(["busybox"] if tool == "busybox" else ["ifconfig", "route"])]
+    require(programs(*needed))
     for name in needed:
-        program = shutil.which(name)
-        if program is None:
-            pytest.skip(f"needs {name}")
+        program = which(name)
+        assert program is not None
         (tools / name).symlink_to(program)
     script = tmp_path / "network-up"
     lines = SCRIPT.read_text().splitlines(keepends=True)

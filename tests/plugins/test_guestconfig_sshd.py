@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from banger.errors import PlaybookError
 from banger.guestconfig import GuestConfig
 from banger.host import Node
 from banger.types import GuestFile, HostKey, ModuleContext, Nic, Place, SshEndpoint, Vm
+from tests.capabilities import programs, require
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@here"
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK you@there"
@@ -73,8 +73,8 @@ def test_sshd_by_vsock_is_a_socket_that_starts_one_for_each_connection() -> None
     assert pull_in == b"[Unit]\nWants=banger-vsock-ssh.socket\n"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_sshd_by_vsock_is_units_that_systemd_takes(tmp_path: Path) -> None:
+    require(programs("systemd-analyze"))
     units = {path: file for path, file in files(contributed()).items() if "banger-vsock-ssh" in Path(path).name}
     for path, file in units.items():
         (tmp_path / Path(path).name).write_bytes(file.content)

@@ -25,6 +25,7 @@ from banger.linux.debugfs import statuses
 from banger.linux.host import LinuxHost
 from banger.resource import Absent, Present
 from banger.types import ImageSpec
+from tests.capabilities import programs, require
 
 FILES = {
     "/boot/vmlinuz-6.1": b"the kernel",
@@ -36,8 +37,19 @@ FILES = {
 }
 START = 2048 * 512
 
-needs_busybox = pytest.mark.skipif(not Path("/bin/busybox").exists(), reason="needs busybox-static")
-needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-utils")
+
+@pytest.fixture
+def busybox() -> None:
+    require(programs("busybox"))
+
+
+@pytest.fixture
+def qemu_img() -> None:
+    require(programs("qemu-img"))
+
+
+needs_busybox = pytest.mark.usefixtures("busybox")
+needs_qemu_img = pytest.mark.usefixtures("qemu_img")
 
 
 @pytest.fixture
@@ -110,14 +122,12 @@ def build(host: LinuxHost, directory: Path, path: Path, **options: Any) -> list[
 def source(request: pytest.FixtureRequest, ext4: Path, tar: Path) -> Iterator[Path]:
     kind: str = request.param
     if "qcow2" in kind or kind in ("mbr", "gpt"):
-        if shutil.which("qemu-img") is None:
-            pytest.skip("needs qemu-utils")
+        require(programs("qemu-img"))
         disk = ext4 if kind == "qcow2" else partitioned(ext4, gpt="gpt" in kind)
         yield qcow2(disk) if "qcow2" in kind else disk
     elif kind.startswith("tar."):
         program = {"gz": "gzip", "xz": "xz", "zst": "zstd"}[kind.removeprefix("tar.")]
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
+        require(programs(program))
         packed = tar.with_suffix(".packed")
         packed.write_bytes(subprocess.run([program, "-c", tar], capture_output=True, check=True).stdout)
         yield packed

@@ -30,6 +30,7 @@ from banger.types import (
     UserAttachment,
     Vm,
 )
+from tests.capabilities import programs, require
 
 NIC = Nic("lab", "user", "52:54:00:01:02:03", "10.0.2.15/24", "10.0.2.2", "10.0.2.3", SshEndpoint("127.0.0.1", 22200))
 VM = Vm(
@@ -276,8 +277,8 @@ def short(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86")
 def test_real_qemu_refuses_a_missing_disk_in_its_own_words(short: Path) -> None:
+    require(programs("qemu-system-x86_64"))
     for name in ("vmlinuz", "initrd.img"):
         (short / name).write_bytes(b"not a kernel")
     image = Image("i", "d", short, IMAGE.facts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,13 @@ SOFT = "# comment\nsoftdep ext4 pre: crc32c post: nothing\n"
 ALIAS = "alias crc32c crc32c_generic\nalias pci:v00001AF4d* virtio_pci\n"
 ELF = Path("/bin/busybox")
 
-needs_busybox = pytest.mark.skipif(not ELF.exists(), reason="needs busybox (apt install busybox-static)")
+
+@pytest.fixture
+def busybox() -> None:
+    require(None if ELF.exists() else "needs busybox (apt install busybox-static)")
+
+
+needs_busybox = pytest.mark.usefixtures("busybox")
 
 
 def guest(**more: bytes) -> dict[str, bytes]:
@@ -117,8 +122,8 @@ def test_initrd_holds_unpacked_modules_in_loading_order_and_a_busybox_that_runs(
 
 
 @needs_busybox
-@pytest.mark.skipif(shutil.which("zstd") is None, reason="needs zstd")
 def test_initrd_of_zstd_modules_has_them_unpacked(tmp_path: Path) -> None:
+    require(programs("zstd"))
     packed = subprocess.run(["zstd", "-c"], input=b"overlay!", capture_output=True, check=True).stdout
     files = guest()
     files[f"{BASE}/modules.dep"] = b"overlay.ko.zst:\n"

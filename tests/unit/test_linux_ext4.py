@@ -18,8 +18,9 @@ from banger.errors import DiskError
 from banger.host import Node
 from banger.linux import debugfs, ext4_patch, fsck
 from banger.linux.ext4 import LinuxExt4
-from banger.linux.run import run, which
+from banger.linux.run import run
 from banger.types import GuestFile
+from tests.capabilities import programs, require
 
 EXT4 = LinuxExt4()
 MIB = 2**20
@@ -48,8 +49,7 @@ def can_mount() -> bool:
 
 def in_own_mounts(script: str, *arguments: str | Path) -> str:
     """Run a shell script in a mount namespace of its own: its mounts and loop devices end with it. Its output."""
-    if not can_mount():
-        pytest.skip("needs to mount a loop device in a namespace of its own")
+    require(None if can_mount() else "needs to mount a loop device in a namespace of its own")
     program = f"set -e; mount --make-rprivate /; {script}"
     return run(["unshare", "-m", "sh", "-c", program, "sh", *arguments], timeout_s=60, merge=True).output
 
@@ -390,8 +390,7 @@ def test_ordinary_user_makes_patches_and_copies_disks_of_root(open_directory: Pa
     home.mkdir()
     become: list[str] = []
     if os.geteuid() == 0:
-        if which("setpriv") is None:
-            pytest.skip("needs setpriv to become an ordinary user")
+        require(programs("setpriv"))
         os.chown(home, 65534, 65534)
         become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     environment = ["env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={code}", "PYTHONDONTWRITEBYTECODE=1"]

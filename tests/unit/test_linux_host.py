@@ -18,6 +18,7 @@ from banger.host import Host
 from banger.linux.host import ForbiddenError, LinuxHost, ReadOnlyHost
 from banger.linux.tools import LinuxTools
 from banger.testing import SimulatedHost
+from tests.capabilities import programs, require
 
 FACETS = {
     "files": (contract.FilesView, contract.Files),
@@ -138,8 +139,7 @@ def test_kvm_without_the_device_is_no_at_once(tmp_path: Path, monkeypatch: pytes
 
 def test_make_ssh_key_is_a_pair_that_only_we_can_read(tmp_path: Path) -> None:
     host = LinuxHost(tmp_path / "cache")
-    if host.tools.which("ssh-keygen") is None:
-        pytest.skip("needs ssh-keygen")
+    require(programs("ssh-keygen"))
     (tmp_path / ".banger-stage-key").mkdir()  # of one that was killed
     for name in (".banger-stage-key/key", ".key.tmp"):
         (tmp_path / name).write_text("half")

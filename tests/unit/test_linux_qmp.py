@@ -14,7 +14,7 @@ import pytest
 from banger.errors import VmmError
 from banger.linux.process import LinuxProcesses
 from banger.linux.qmp import LinuxQmp
-from banger.linux.run import which
+from tests.capabilities import programs, require
 
 QMP = LinuxQmp()
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
@@ -114,8 +114,7 @@ def test_query_takes_only_queries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_real_qemu_answers_refuses_and_quits_whatever_the_length_of_its_path(tmp_path: Path, depth: int) -> None:
-    if which("qemu-system-x86_64") is None:
-        pytest.skip("needs qemu-system-x86_64")
+    require(programs("qemu-system-x86_64"))
     directory = tmp_path.joinpath(*["long" * 8] * depth)
     directory.mkdir(parents=True)
     argv = ["qemu-system-x86_64", "-M", "none", "-display", "none", "-nodefaults"]
