@@ -13,7 +13,7 @@ import pytest
 from tests.lab.replay import Replay, Session
 
 _INSIDE = Path(__file__).with_name("inside")
-_SILENCE_S = float(os.environ.get("BANGER_LAB_SILENCE_S", "600"))
+_SILENCE_S = float(os.environ.get("BANGER_LAB_SILENCE_S", "1800"))
 _JOB = "python3 -m tests.lab.job /lab/run/arguments.json\n"
 _ARGUMENTS = (
     *("-p", "no:cacheprovider", "--color=no", "-v"),

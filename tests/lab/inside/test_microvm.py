@@ -22,7 +22,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 def _made(what: str) -> list[str]:
-    """What there is of a kind; links and tables are in the network's namespace."""
+    """What there is of a kind; links and tables are in the network's namespace.
+
+    A console's relay is no process that counts: where its VMM is not there yet, it ends by itself when banger does.
+    """
+    if what == "processes":
+        return [line for line in left()["processes"] if "console_relay" not in line]
     if what not in ("links", "tables"):
         return left()[what]
     command = ("ip", "-o", "link", "show", "type", "tun") if what == "links" else ("nft", "list", "tables")
@@ -60,8 +65,11 @@ def test_supervisor_is_killed_and_the_vm_lives_on(host: Host) -> None:
 
 
 def test_exit_code_and_words_pass_through(host: Host) -> None:
-    done = host.run("vm", "run", "--name", "web", "--", "sh", "-c", "echo 'a  b'; exit 42", check=False)
-    assert (done.returncode, done.stdout) == (42, "a  b\n")
+    def pass_through() -> None:
+        done = host.run("vm", "run", "--name", "web", "--", "sh", "-c", "echo 'a  b'; exit 42", check=False)
+        assert (done.returncode, done.stdout) == (42, "a  b\n"), done.stderr
+
+    host.steadily("web", pass_through)
 
 
 def test_guest_reads_what_was_patched_into_the_device(host: Host) -> None:
@@ -72,14 +80,17 @@ def test_guest_reads_what_was_patched_into_the_device(host: Host) -> None:
 
 
 def test_guest_is_reached_without_its_network(host: Host) -> None:
-    by_vsock = host.run("vm", "ssh", "--vsock", "web", "--", "cat", "/etc/hostname", timeout_s=120)
-    assert by_vsock.stdout == "web\n"
-    host.inside(
-        "web", "sh", "-c", "nohup sh -c 'ip link set eth0 down; sleep 20; ip link set eth0 up' >/dev/null 2>&1 &"
-    )
-    time.sleep(1)
-    assert host.inside("web", "cat", "/etc/hostname").stdout == "web\n"
-    time.sleep(20)
+    def by_vsock(*command: str) -> str:
+        return host.run("vm", "ssh", "--vsock", "web", "--", *command, timeout_s=120).stdout
+
+    def reach_it() -> None:
+        assert by_vsock("cat", "/etc/hostname") == "web\n"
+        by_vsock("ip", "link", "set", "eth0", "down")
+        look = ("cat", "/etc/hostname", "/sys/class/net/eth0/operstate")
+        assert host.run("vm", "ssh", "web", "--", *look, timeout_s=120).stdout == "web\ndown\n"
+        by_vsock("ip", "link", "set", "eth0", "up")
+
+    host.steadily("web", reach_it)
 
 
 def test_full_overlay_is_told_by_name_harms_nothing_else_and_is_mended(host: Host) -> None:
@@ -114,13 +125,18 @@ def test_each_process_is_killed_in_turn(host: Host) -> None:
 
 @pytest.mark.parametrize("made", ["loops", "dm", "namespaces", "links", "tables", "processes"])
 def test_banger_is_killed_when_it_has_made_something(host: Host, made: str) -> None:
-    with host.begun("vm", "start", "web") as starting:
-        while not _made(made) and starting.poll() is None:
-            time.sleep(0.01)
-        starting.kill()
-    assert _made(made)
-    host.run("vm", "stop", "web")
-    assert left() == NOTHING
+    """Some of it goes with whoever made it, until there is more that holds it: then it was killed too early."""
+    for _ in range(3):
+        with host.begun("vm", "start", "web") as starting:
+            while not _made(made) and starting.poll() is None:
+                time.sleep(0.01)
+            starting.kill()
+        there = _made(made)
+        host.run("vm", "stop", "web")
+        assert left() == NOTHING
+        if there:
+            break
+    assert there
 
 
 def test_banger_is_killed_while_it_starts_and_stops_a_vm(host: Host) -> None:
@@ -131,7 +147,7 @@ def test_banger_is_killed_while_it_starts_and_stops_a_vm(host: Host) -> None:
         starting.kill()
     host.up("vm", "start", "web")
     assert host.states() == {"web": "running"}
-    assert len([line for line in left()["processes"] if "console_relay" not in line]) == 1
+    assert len(_made("processes")) == 1
     with host.begun("vm", "stop", "web") as stopping:
         time.sleep(2)
         stopping.kill()
