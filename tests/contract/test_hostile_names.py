@@ -25,6 +25,8 @@ from tests.capabilities import programs, require
 from tests.ext4 import Ext4Image, Found
 from tests.tally import tally
 
+pytestmark = pytest.mark.beside
+
 ROW = "hostile names and paths"
 SIZE_BYTES = 8 * 2**20
 UUID = "6b6e6f77-0000-4000-8000-00000000feed"

@@ -22,6 +22,8 @@ from tests.forked import Done, banger, drop_privileges, elsewhere, own_mounts
 from tests.functional.tiny import Tiny, copy, tree
 from tests.tally import tally
 
+pytestmark = pytest.mark.beside
+
 ROW = "bad state files"
 SPOILT = (
     "state.json",

@@ -11,6 +11,8 @@ import pytest
 from tests.forked import banger
 from tests.functional.tiny import Tiny
 
+pytestmark = pytest.mark.beside
+
 OPEN_TO_READ = (".pub", "vmlinuz", "initrd.img", "facts.json")
 """Public halves of keys, and what images are made of; they lie in directories that nobody else may enter."""
 

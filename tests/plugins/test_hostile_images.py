@@ -30,6 +30,8 @@ from tests.capabilities import programs, require
 from tests.ext4 import Ext4Image
 from tests.tally import tally
 
+pytestmark = pytest.mark.beside
+
 ROW = "hostile images"
 SIZE_BYTES = 4 * 2**20
 BOUND_S = 60.0

@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All that is here minds no other test beside it."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.simulated)
+            item.add_marker(pytest.mark.beside)
 
 
 @pytest.fixture
