@@ -28,7 +28,7 @@ def test_ssh_command_trusts_only_the_guests_own_key() -> None:
     }
     assert wanted.items() <= options(argv).items()
     assert argv[:3] == ["ssh", "-F", "none"]
-    assert argv[-3:] == ["-p", "22200", "root@127.0.0.1"]
+    assert argv[-3:] == ["-p", str(record("web").nic.ssh.port), "root@127.0.0.1"]
 
 
 def test_ssh_command_quotes_for_the_shell_on_the_far_side() -> None:
