@@ -452,6 +452,9 @@ class ProcessesView(Protocol):
     def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
         """The live VMM whose command line says that it listens on this socket. A zombie is dead.
 
+        It runs as us, as root, or as the user of the jail of the VM in whose directory the socket is: a command line of
+        anyone else proves nothing.
+
         `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
         wins. Only when the hint fails are all command lines read.
         """
@@ -459,6 +462,7 @@ class ProcessesView(Protocol):
     def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
         """The live VMMs whose command lines say that they listen on a socket below this directory, by socket.
 
+        They run as those of `find`.
         Only of our own PID namespace: in another one, a container say, the same path is another place.
         """
 

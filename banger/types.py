@@ -203,6 +203,12 @@ def jail_uid(vm_id: str) -> int:
     return _JAIL_UIDS[int(vm_id, 16) % len(_JAIL_UIDS)]
 
 
+def jail_uid_of(socket: Path) -> int | None:
+    """The user id of the jail of the VM in whose directory, named after its id, this socket is; None: it is no VM's."""
+    vm_id = socket.parent.name
+    return jail_uid(vm_id) if vm_id and not vm_id.strip("0123456789abcdef") else None
+
+
 def home_mark(vms: Path) -> str:
     """Tells what one home made from what another did, where there is no room for a path: eight hexadecimal digits.
 

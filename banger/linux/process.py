@@ -15,15 +15,17 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from banger.errors import Busy, CommandError
 from banger.identity import ProcessIdentity
+from banger.types import jail_uid_of
 
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"
 _SCAN_S = 0.05
+_USERS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t", re.MULTILINE)
 _SOCKET = re.compile(rb"(?:path=|unix:)(/[^,]*)")
 
 
@@ -42,13 +44,13 @@ class LinuxProcesses:
         `hint` is looked at first. Of several, the one that started first. We ourselves are never the answer.
         """
         wanted = os.fsencode(socket)
-        if hint is not None and _start_time(hint.pid) == hint.start_time and owns(_arguments(hint.pid), wanted):
+        if hint is not None and _start_time(hint.pid) == hint.start_time and _is_vmm_of(hint.pid, wanted):
             return hint
         ourselves = os.getpid()
         found = [
             ProcessIdentity(pid, start_time)
             for pid in self._mentioning(wanted)
-            if pid != ourselves and owns(_arguments(pid), wanted) and (start_time := _start_time(pid)) is not None
+            if pid != ourselves and _is_vmm_of(pid, wanted) and (start_time := _start_time(pid)) is not None
         ]
         return min(found, key=lambda process: (process.start_time, process.pid), default=None)
 
@@ -71,10 +73,11 @@ class LinuxProcesses:
             start_time = _start_time(pid)
             if pid == os.getpid() or start_time is None or not _is_in_our_pid_namespace(pid):
                 continue
-            process, arguments = ProcessIdentity(pid, start_time), _arguments(pid)
-            for socket in sockets_of(arguments):
+            process, users = ProcessIdentity(pid, start_time), _users(pid)
+            for socket in sockets_of(_arguments(pid)):
                 path = Path(os.fsdecode(socket))
-                if socket.startswith(prefix) and start_time <= found.get(path, process).start_time:
+                ours = socket.startswith(prefix) and is_of_us(users, os.geteuid(), jail_uid_of(path))
+                if ours and start_time <= found.get(path, process).start_time:
                     found[path] = process
         return found
 
@@ -160,7 +163,8 @@ class LinuxProcesses:
         deadline = time.monotonic() + timeout_s
         for pid in self._mentioning(os.fsencode(console)):
             start_time = _start_time(pid)
-            if start_time is not None and is_relay(_arguments(pid), console):
+            ours = start_time is not None and is_of_us(_users(pid), os.geteuid())
+            if start_time is not None and ours and is_relay(_arguments(pid), console):
                 relay = ProcessIdentity(pid, start_time)
                 if not self.wait(relay, deadline - time.monotonic()):
                     return False
@@ -248,11 +252,36 @@ def owns(arguments: Sequence[bytes], socket: bytes) -> bool:
     return False
 
 
+def is_of_us(users: Collection[int], ourselves: int, jail: int | None = None) -> bool:
+    """Whether who runs a process, its real and its effective user id, is us, root, or the user of a VM's jail.
+
+    A command line is whatever its process says: any user can have a VM's socket in one, and that of a program which
+    runs as root for them (su(1)) has root as its effective user only. The user of one VM's jail says nothing of
+    another VM: in it runs what may have broken out of a guest.
+    """
+    return bool(users) and set(users) <= {0, ourselves, jail}
+
+
 def sockets_of(arguments: Sequence[bytes]) -> list[bytes]:
     """The sockets that a command line is of a VMM of, as `owns` has it."""
     named = [path for before, path in itertools.pairwise(arguments) if before == b"--api-sock"]
     named += [path for argument in arguments for path in _SOCKET.findall(argument)]
     return [path for path in named if owns(arguments, path)]
+
+
+def _is_vmm_of(pid: int, socket: bytes) -> bool:
+    if not owns(_arguments(pid), socket):
+        return False
+    return is_of_us(_users(pid), os.geteuid(), jail_uid_of(Path(os.fsdecode(socket))))
+
+
+def _users(pid: int) -> tuple[int, ...]:
+    """The real and the effective user id, proc(5) status; none when it is gone."""
+    try:
+        found = _USERS.search((_PROC / str(pid) / "status").read_bytes())
+    except OSError:
+        return ()
+    return (int(found[1]), int(found[2])) if found else ()
 
 
 def _is_in_our_pid_namespace(pid: int) -> bool:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from banger.errors import Busy, HostError, VmmError
 from banger.host import STARTED_AGAIN
 from banger.identity import ProcessIdentity, SshEndpoint
-from banger.linux.process import owns, sockets_of
+from banger.linux.process import is_of_us, owns, sockets_of
+from banger.types import jail_uid_of
 
 if TYPE_CHECKING:
     from banger.testing import SimulatedHost
@@ -33,6 +34,8 @@ class SimulatedProcess:
     netns: str = ""
     root: Path = Path("/")
     """Its root directory, chroot(2); a socket of its is below it."""
+    uid: int = 0
+    """The user it runs as; banger is root here."""
     taps: set[str] = field(default_factory=set)
     """What it was given after its start; a tap in its command line it has anyway."""
 
@@ -42,6 +45,10 @@ class SimulatedProcess:
         named = [match[1] for argument in self.argv if (match := _SOCKET.search(argument))]
         named += [path for option, path in pairwise(self.argv) if option == "--api-sock"]
         return [self.inside(Path(path)) for path in named]
+
+    def may_have(self, socket: Path) -> bool:
+        """Whether who runs it may be the VMM that listens there."""
+        return is_of_us([self.uid], 0, jail_uid_of(socket))
 
     def inside(self, path: Path) -> Path:
         """Where a path of its is on the host."""
@@ -64,13 +71,14 @@ class SimulatedProcesses:
 
     def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
         wanted = socket.encode()
-        found = [p.identity for p in self.all if p.alive and owns([each.encode() for each in p.argv], wanted)]
+        there = [p for p in self.all if p.alive and owns([each.encode() for each in p.argv], wanted)]
+        found = [p.identity for p in there if p.may_have(Path(socket))]
         return hint if hint in found else min(found, key=lambda p: (p.start_time, p.pid), default=None)
 
     def listening_below(self, directory: Path) -> dict[Path, ProcessIdentity]:
         live = [p for p in sorted(self.all, key=lambda p: p.identity.start_time, reverse=True) if p.alive]
-        found = {Path(path.decode()): p.identity for p in live for path in sockets_of([a.encode() for a in p.argv])}
-        return {path: process for path, process in found.items() if directory in path.parents}
+        named = [(Path(path.decode()), p) for p in live for path in sockets_of([a.encode() for a in p.argv])]
+        return {path: p.identity for path, p in named if directory in path.parents and p.may_have(path)}
 
     def refresh(self) -> None:
         """It always finds what there is now."""
@@ -123,6 +131,7 @@ class SimulatedProcesses:
         program = Path(given["--exec-file"]).name
         inside = argv[argv.index("--") + 1 :]
         process = self.add([f"/{program}", "--id", given["--id"], *inside], netns)
+        process.uid = int(given["--uid"])
         process.root = Path(given["--chroot-base-dir"]) / program / given["--id"] / "root"
         return process
 
@@ -138,9 +147,10 @@ class SimulatedProcesses:
                 raise Busy(f"process {process.pid} is still there {timeout_s:g} s after SIGKILL")
             self.end(process)
 
-    def add(self, argv: Sequence[str], netns: str = "") -> SimulatedProcess:
+    def add(self, argv: Sequence[str], netns: str = "", uid: int = 0) -> SimulatedProcess:
         """A process that was not started by us; no effect is counted."""
-        process = SimulatedProcess(ProcessIdentity(self.next_pid, next(self._clock)), tuple(argv), netns=netns)
+        identity = ProcessIdentity(self.next_pid, next(self._clock))
+        process = SimulatedProcess(identity, tuple(argv), netns=netns, uid=uid)
         self.next_pid += 1
         self.all.append(process)
         return process

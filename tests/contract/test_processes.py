@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from banger.errors import HostError
 from banger.host import STARTED_AGAIN, Host, ProcessIdentity
+from banger.testing import SimulatedHost
+from banger.types import jail_uid
+from tests.capabilities import require
 
 
 @pytest.fixture
@@ -51,6 +57,46 @@ def test_find_a_wrong_hint_is_overruled(host: Host, started: ProcessIdentity, ma
     ):
         assert host.processes.find(marker, hint) == started
     assert host.processes.find("/no/such/thing.sock", started) is None
+
+
+OTHERS = {"plain": 65534, "jail": jail_uid("a1"), "another jail": jail_uid("a2")}
+RUN_AS = "import os, signal, sys; os.setresuid(*map(int, sys.argv[1:4])); print(flush=True); signal.pause()"
+
+
+@contextmanager
+def posing(host: Host, socket: Path, users: Sequence[int]) -> Iterator[ProcessIdentity]:
+    """A process that has this socket in its command line; its real, effective and saved user ids are these."""
+    if isinstance(host, SimulatedHost):
+        yield host.processes.add(["firecracker", "--api-sock", str(socket)], uid=max(users)).identity
+        return
+    require(None if os.geteuid() == 0 else "needs root, to be another user")
+    program = [sys.executable, "-S", "-c", RUN_AS, *map(str, users), "--api-sock", str(socket)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        host.processes.refresh()
+        start_time = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        try:
+            yield ProcessIdentity(process.pid, start_time)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("who", OTHERS)
+def test_find_is_a_vmm_of_ours_or_of_this_vms_jail_and_of_no_other_user(host: Host, tmp_path: Path, who: str) -> None:
+    socket, expected = tmp_path / "a1" / "api.sock", who == "jail"
+    with posing(host, socket, [OTHERS[who]] * 3) as process:
+        assert (host.processes.find(str(socket)) == process) is expected
+        assert (host.processes.find(str(socket), process) == process) is expected
+        assert host.processes.listening_below(tmp_path) == ({socket: process} if expected else {})
+
+
+def test_find_is_not_a_program_that_another_user_runs_with_the_rights_of_root(host: Host, tmp_path: Path) -> None:
+    """As su(1) is: its words are theirs."""
+    socket = tmp_path / "a1" / "api.sock"
+    with posing(host, socket, [OTHERS["plain"], 0, 0]) as process:
+        assert host.processes.find(str(socket), process) is None
+        assert host.processes.listening_below(tmp_path) == {}
 
 
 def test_kill_a_process_is_gone_for_find_and_wait(host: Host, started: ProcessIdentity, marker: str) -> None:

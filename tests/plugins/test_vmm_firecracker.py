@@ -48,7 +48,7 @@ from tests.tinyguests import DEAF, POLITE, TALKER, elf, tiny_guests
 
 NIC = Nic("lab", "tap", "52:54:00:01:02:03", "172.16.0.2/24", "172.16.0.1", "1.1.1.1", SshEndpoint("172.16.0.2", 22))
 VM = Vm(
-    *(Path("/vms/id1"), "1d1", "web-1", "debian", 2, 2**29, 2**32, None, "dm", "ext4", "firecracker", NIC, ()),
+    *(Path("/vms/1d1"), "1d1", "web-1", "debian", 2, 2**29, 2**32, None, "dm", "ext4", "firecracker", NIC, ()),
     host_key=HostKey("private", "public"),
 )
 IMAGE = Image("debian", "digest", Path("/images/debian"), ImageFacts(None, "6.1", 2**29))
@@ -110,14 +110,14 @@ def test_calls_are_these_in_this_order() -> None:
             "/drives/disk1",
             {
                 "drive_id": "disk1",
-                "path_on_host": "/vms/id1/work.ext4",
+                "path_on_host": "/vms/1d1/work.ext4",
                 "is_root_device": False,
                 "is_read_only": False,
                 "cache_type": "Writeback",
             },
         ),
         ("/network-interfaces/eth0", {"iface_id": "eth0", "host_dev_name": "t0", "guest_mac": "52:54:00:01:02:03"}),
-        ("/vsock", {"guest_cid": 3, "uds_path": "/vms/id1/vsock.sock"}),
+        ("/vsock", {"guest_cid": 3, "uds_path": "/vms/1d1/vsock.sock"}),
         ("/entropy", {}),
     ]
 
@@ -617,7 +617,7 @@ def test_process_of_the_wrong_version_is_ended_and_says_which_is_wanted(host: Si
 
 def test_process_that_is_refused_something_is_ended_and_says_why(host: SimulatedHost) -> None:
     host.files.remove(VM.work_disk)
-    with pytest.raises(VmmError, match=r"the disk /vms/id1/work\.ext4 is not there") as caught:
+    with pytest.raises(VmmError, match=r"the disk /vms/1d1/work\.ext4 is not there") as caught:
         started(host)
     assert caught.value.hint == "apply the playbook again, which makes what is missing"
     assert (alive(host), left(host)) == (0, [])
@@ -791,7 +791,8 @@ def real_vm(
     """A host, and a VM on it whose kernel is there."""
     host = LinuxHost(directory / "cache")
     image = Image("tiny", "digest", directory / "image", IMAGE.facts)
-    vm = replace(VM, directory=directory / name, id="a1" if name == "one" else "a2", jailed=jailed)
+    vm_id = "a1" if name == "one" else "a2"
+    vm = replace(VM, directory=directory / vm_id, id=vm_id, jailed=jailed)
     for each in (image.directory, vm.directory):
         each.mkdir(exist_ok=True)
     image.kernel.write_bytes(elf(code))

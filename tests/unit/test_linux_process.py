@@ -13,8 +13,10 @@ import pytest
 
 from banger.errors import Busy, CommandError
 from banger.host import ProcessIdentity
+from banger.linux import console_relay
 from banger.linux import process as module
 from banger.linux.process import LinuxProcesses
+from tests.processes import waiting
 
 PROCESSES = LinuxProcesses()
 WAIT = "import signal; signal.pause()"
@@ -145,6 +147,35 @@ def test_kill_that_does_not_help_is_busy(start: Start, monkeypatch: pytest.Monke
 
 def test_kill_a_process_that_was_never_there_is_success() -> None:
     PROCESSES.kill(ProcessIdentity(2**22 - 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("users", "ours"),
+    [
+        ((0, 0), True),
+        ((1000, 1000), True),
+        ((0, 1000), True),
+        ((7000, 7000), True),
+        ((1001, 1001), False),
+        ((1001, 0), False),
+        ((1001, 1000), False),
+        ((7001, 7001), False),
+        ((), False),  # it is gone
+    ],
+)
+def test_vmm_is_of_us_of_root_or_of_its_jails_user(users: tuple[int, ...], ours: bool) -> None:
+    assert module.is_of_us(users, 1000, 7000) is ours
+    assert module.is_of_us(users, 1000) is (ours and 7000 not in users)
+
+
+def test_relay_of_another_user_keeps_no_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = tmp_path / "console.log"
+    monkeypatch.setattr(module, "_users", lambda pid: (1001, 1001))
+    with waiting(console_relay.__file__, str(console)):
+        assert PROCESSES.console_ended(console, 0.0)
+    monkeypatch.undo()
+    with waiting(console_relay.__file__, str(console)):
+        assert not PROCESSES.console_ended(console, 0.0)
 
 
 @pytest.mark.parametrize(

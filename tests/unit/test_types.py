@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from banger.types import FileMode, GuestFilePath, GuestPath, OwnerId, Size
+from banger.types import FileMode, GuestFilePath, GuestPath, OwnerId, Size, jail_uid, jail_uid_of
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,9 @@ def test_parse_of_what_is_wrong_says_what_would_be_right(kind: Any, written: obj
 
 def test_size_is_shown_in_its_largest_whole_unit() -> None:
     assert [str(Size(number)) for number in (2**32, 3 * 2**20, 1000, 0)] == ["4GiB", "3MiB", "1000B", "0B"]
+
+
+def test_jail_of_a_vm_is_known_by_its_socket() -> None:
+    assert jail_uid_of(Path("/home/vms/00ff/api.sock")) == jail_uid("00ff") == 0x700000FF
+    for path in ("/home/vms/web/api.sock", "/api.sock", "api.sock", "/home/vms/0x1/api.sock", "/home/vms/-1/api.sock"):
+        assert jail_uid_of(Path(path)) is None
