@@ -452,8 +452,8 @@ class ProcessesView(Protocol):
     def find(self, socket: str, hint: ProcessIdentity | None = None) -> ProcessIdentity | None:
         """The live VMM whose command line says that it listens on this socket. A zombie is dead.
 
-        It runs as us, as root, or as the user of the jail of the VM in whose directory the socket is: a command line of
-        anyone else proves nothing.
+        It runs as the owner of the directory that the socket is in, as root, or as the user of the jail of the VM whose
+        directory that is: a command line of anyone else proves nothing.
 
         `hint` is looked at first; it counts only when pid, start time and command line all agree. What the kernel says
         wins. Only when the hint fails are all command lines read.

@@ -76,7 +76,7 @@ class LinuxProcesses:
             process, users = ProcessIdentity(pid, start_time), _users(pid)
             for socket in sockets_of(_arguments(pid)):
                 path = Path(os.fsdecode(socket))
-                ours = socket.startswith(prefix) and is_of_us(users, os.geteuid(), jail_uid_of(path))
+                ours = socket.startswith(prefix) and is_of_us(users, _owner(path), jail_uid_of(path))
                 if ours and start_time <= found.get(path, process).start_time:
                     found[path] = process
         return found
@@ -163,7 +163,7 @@ class LinuxProcesses:
         deadline = time.monotonic() + timeout_s
         for pid in self._mentioning(os.fsencode(console)):
             start_time = _start_time(pid)
-            ours = start_time is not None and is_of_us(_users(pid), os.geteuid())
+            ours = start_time is not None and is_of_us(_users(pid), _owner(console))
             if start_time is not None and ours and is_relay(_arguments(pid), console):
                 relay = ProcessIdentity(pid, start_time)
                 if not self.wait(relay, deadline - time.monotonic()):
@@ -252,14 +252,22 @@ def owns(arguments: Sequence[bytes], socket: bytes) -> bool:
     return False
 
 
-def is_of_us(users: Collection[int], ourselves: int, jail: int | None = None) -> bool:
-    """Whether who runs a process, its real and its effective user id, is us, root, or the user of a VM's jail.
+def is_of_us(users: Collection[int], owner: int, jail: int | None = None) -> bool:
+    """Whether who runs a process, its real and its effective user id, is root, a VM's owner, or the user of its jail.
 
     A command line is whatever its process says: any user can have a VM's socket in one, and that of a program which
     runs as root for them (su(1)) has root as its effective user only. The user of one VM's jail says nothing of
     another VM: in it runs what may have broken out of a guest.
     """
-    return bool(users) and set(users) <= {0, ourselves, jail}
+    return bool(users) and set(users) <= {0, owner, jail}
+
+
+def _owner(path: Path) -> int:
+    """Whose directory a VM's file is in, which is not us where root looks after the VMs of another; without it, us."""
+    try:
+        return path.parent.stat().st_uid
+    except OSError:
+        return os.geteuid()
 
 
 def sockets_of(arguments: Sequence[bytes]) -> list[bytes]:
@@ -272,7 +280,8 @@ def sockets_of(arguments: Sequence[bytes]) -> list[bytes]:
 def _is_vmm_of(pid: int, socket: bytes) -> bool:
     if not owns(_arguments(pid), socket):
         return False
-    return is_of_us(_users(pid), os.geteuid(), jail_uid_of(Path(os.fsdecode(socket))))
+    path = Path(os.fsdecode(socket))
+    return is_of_us(_users(pid), _owner(path), jail_uid_of(path))
 
 
 def _users(pid: int) -> tuple[int, ...]:

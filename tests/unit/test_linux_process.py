@@ -168,6 +168,21 @@ def test_vmm_is_of_us_of_root_or_of_its_jails_user(users: tuple[int, ...], ours:
     assert module.is_of_us(users, 1000) is (ours and 7000 not in users)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to start a process as another user")
+def test_vmm_of_another_user_is_one_only_in_a_directory_of_theirs(tmp_path: Path) -> None:
+    """Root looks after the VMs of a user too, with their own home."""
+    socket = tmp_path / "vm" / "api.sock"
+    socket.parent.mkdir()
+    argv = ["sh", "-c", "read word", "sh", "--api-sock", str(socket)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, user=65534) as process:
+        assert PROCESSES.find(str(socket)) is None
+        assert PROCESSES.listening_below(tmp_path) == {}
+        os.chown(socket.parent, 65534, 65534)
+        found = PROCESSES.find(str(socket))
+        assert found and found.pid == process.pid
+        assert PROCESSES.listening_below(tmp_path) == {socket: found}
+
+
 def test_relay_of_another_user_keeps_no_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = tmp_path / "console.log"
     monkeypatch.setattr(module, "_users", lambda pid: (1001, 1001))
