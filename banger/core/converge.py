@@ -32,7 +32,7 @@ from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
-from banger.errors import BangerError, PlaybookError, Problem
+from banger.errors import BangerError, HostError, PlaybookError, Problem
 from banger.guestconfig import GuestConfig
 from banger.imagedirectory import FACTS
 from banger.types import ImageSpec, Mount
@@ -125,6 +125,8 @@ class Run:
         self._roster = Roster(session, playbook, options.restart, options.recreate, ids)
         self._cancelled = Flag()
         self._digests = Digests(session.home)
+        self._unbuilt: dict[str, BaseException] = {}
+        """The images that could not be built, by name, and why."""
         self._drafted: dict[str, tuple[VmRecord, Member]] = {}
         """By name: the record that was allocated, and the VM that was put together for it."""
 
@@ -141,21 +143,55 @@ class Run:
         if losing := self._losing():
             self._options.confirm(losing)
         reconcile(self._session, frozenset(request.name for request in self._playbook.vms))
-        outcomes = []
-        for image in image_plans.values():
-            todo = building.plan_of(self._session, image)
-            made = building.build(self._session, image, self._cancelled) if todo.changes else self._told(todo)
-            outcomes.append(made)
-            if outcomes[-1].error or self._cancelled.is_set():
-                return self._cut_short(outcomes)
+        outcomes = self._built(image_plans)
+        if self._cancelled.is_set():
+            return self._cut_short(outcomes)
         if any(outcome.changed for outcome in outcomes):
             self.check()  # again, now that more is known of the images
+        outcomes += self._left_out()
         for record in self._recorded(self._absent):
             self._session.announce(self._removal(record))
         outcomes += _destroy(self._session, self._absent, self._options.forks, self._cancelled)
         if self._cancelled.is_set():
             return self._cut_short(outcomes)
         return outcomes + self._converge(self._settle())
+
+    def _built(self, image_plans: Mapping[str, ImagePlan]) -> list[Outcome]:
+        """Every image built, as far as it can be; one that cannot is nobody's failure but its own VMs'."""
+        outcomes: list[Outcome] = []
+        for name, image in image_plans.items():
+            todo = building.plan_of(self._session, image)
+            made = building.build(self._session, image, self._cancelled) if todo.changes else self._told(todo)
+            outcomes.append(made)
+            if self._cancelled.is_set():
+                break
+            if made.error:
+                self._unbuilt[name] = made.error
+        return outcomes
+
+    def _left_out(self) -> list[Outcome]:
+        """Failed, and not begun: the VMs that would stand on an image that could not be built.
+
+        One whose disk is made of an earlier image needs no other yet, and stays in.
+        """
+        plans = self._roster.image_plans
+        failed = {
+            member.request.name: member.request.image
+            for member in self.drafts
+            if member.request.image in self._unbuilt and member.image.digest == plans[member.request.image].digest
+        }
+        staying = tuple(request for request in self._roster.playbook.vms if request.name not in failed)
+        self._roster = replace(self._roster, playbook=replace(self._roster.playbook, vms=staying))
+        self._drafted = {name: draft for name, draft in self._drafted.items() if name not in failed}
+        return [self._refused(name, image) for name, image in failed.items()]
+
+    def _refused(self, name: str, image: str) -> Outcome:
+        kind = HostError if isinstance(self._unbuilt[image], HostError) else BangerError
+        outcome = Outcome(f"vm/{name}", error=kind(f"the image {image} could not be built"))
+        failed = {"subject": outcome.subject, "message": str(outcome.error), "hint": None}
+        for event in ({"type": "failed", **failed}, {"type": "ended", "subject": outcome.subject}, outcome.recap):
+            self._session.report(event)
+        return outcome
 
     def _losing(self) -> list[str]:
         """The VMs of which a disk would go."""
@@ -266,7 +302,8 @@ class Run:
         session = self._session
         key = access.ensure_ssh_key(session.host, session.home) if self._roster.wanted else ""
         self._digests.save()
-        for image in self._roster.image_plans.values():
+        built = {name: image for name, image in self._roster.image_plans.items() if name not in self._unbuilt}
+        for image in built.values():
             if image.recipe:
                 recipe.save(session.host, image.directory, image.recipe)
         with session.store.transaction() as records:
@@ -276,7 +313,7 @@ class Run:
             new = [record for record in allocated.values() if record.name not in known]
             records.put(*new, *self._roster.cards(allocated, known))
             former = records.images()
-            for name, image in self._roster.image_plans.items():
+            for name, image in built.items():
                 records.put_image(name, image.digest)
             names = records.images()
         self._keep_names(former, names)
@@ -298,7 +335,7 @@ class Run:
     def _keep_names(self, former: Mapping[str, str], names: Mapping[str, str]) -> None:
         """Beside each image of this run what it is called, and beside those that have lost a name to one."""
         view, home = self._session.view, self._session.home
-        here = [digest for name in self._roster.image_plans for digest in (names[name], former.get(name, ""))]
+        here = [digest for name in self._roster.image_plans for digest in (names.get(name, ""), former.get(name, ""))]
         for directory in (home.image_directory(digest) for digest in dict.fromkeys(here) if digest):
             if view.files.status(directory / FACTS):
                 called = {name for name, digest in names.items() if digest == directory.name}
