@@ -206,7 +206,8 @@ def _action(resource: Resource, seen: Mapping[str, Observation], users: Sequence
         case Drifted(handle, differences, in_place, live=live):
             why = ", ".join(differences)
             if not in_place and resource.keeps:
-                return Action(Verb.PENDING, resource, handle, f"{why}: holds data, so it is never made anew")
+                never = "never done, it holds data and is never made anew; write what there is, or delete the VM first"
+                return Action(Verb.PENDING, resource, handle, f"{why}: {never}")
             if not in_place and resource.lifetime is Lifetime.DISK:
                 return Action.waiting(resource, why, "recreate", handle)
             if (in_use and not live) or not in_place:

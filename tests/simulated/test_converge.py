@@ -256,6 +256,9 @@ def test_smaller_work_disk_is_told_and_stops_nothing(world: World) -> None:
     for allowed in ({}, {"restart": True, "recreate": True}):
         outcome = world.apply(path, **allowed)["vm/web"]
         assert (outcome.error, outcome.pending) == (None, 1)
+        (reason,) = world.reasons()
+        assert reason.startswith("work_disk 64MiB -> 48MiB: never done,")
+        assert "write what there is, or delete the VM first" in reason
         assert world.runs("web")
         assert world.record("web").work_disk_bytes == 64 * 2**20, "what is recorded is the disk there is"
 
