@@ -21,7 +21,9 @@ from banger.types import HostKey
 _HOST_KEY = "ssh_host_ed25519_key"
 _KNOWN_HOSTS = "known_hosts"
 _BEGIN, _END = (b"-----%s OPENSSH PRIVATE KEY-----" % word for word in (b"BEGIN", b"END"))
-UNMADE = HostKey("", "")
+TO_BE_MADE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 (the apply makes this key)"
+"""Stands for a key that is not there yet, in what is only planned: in the form of a public one, with no key in it."""
+UNMADE = HostKey(TO_BE_MADE, TO_BE_MADE)
 """Stands for a host key where only the shape of a VM matters."""
 
 

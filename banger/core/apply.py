@@ -66,7 +66,7 @@ def carry_out(plan: Plan, host: Host, journal: Journal, report: Report, cancelle
             if cancelled.is_set():
                 raise Interrupted("interrupted")
             if action.changes:
-                if action.verb is Verb.CREATE:
+                if action.verb is Verb.CREATE and not action.begun:
                     created.append(action.resource)
                 stage = _stage(plan.subject, action.resource, report, cancelled)
                 handles[action.resource.key] = _do(action, host, handles, journal, stage)

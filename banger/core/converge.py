@@ -7,7 +7,7 @@ that make it true.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -154,7 +154,9 @@ class Run:
         outcomes += _destroy(self._session, self._absent, self._options.forks, self._cancelled)
         if self._cancelled.is_set():
             return self._cut_short(outcomes)
-        return outcomes + self._converge(self._settle())
+        view = self._session.view
+        new = {member.vm.name for member in self.drafts if view.files.status(member.record.directory) is None}
+        return outcomes + self._converge(self._settle(), new)
 
     def _built(self, image_plans: Mapping[str, ImagePlan]) -> list[Outcome]:
         """Every image built, as far as it can be; one that cannot is nobody's failure but its own VMs'."""
@@ -341,9 +343,10 @@ class Run:
                 called = {name for name, digest in names.items() if digest == directory.name}
                 saved_record.save_names(self._session.host, directory, called)
 
-    def _converge(self, members: Sequence[Member]) -> list[Outcome]:
+    def _converge(self, members: Sequence[Member], new: Collection[str]) -> list[Outcome]:
+        """Plan and do it. `new`: the VMs whose directories were made only for the keys that their plans are made of."""
         session = self._session
-        plans = {f"vm/{member.vm.name}": self._planned(member) for member in members}
+        plans = {f"vm/{member.vm.name}": self._planned(member, new) for member in members}
         starting = [m for m in members if m.vm.running and _changes(plans[f"vm/{m.vm.name}"])]
         self._write(
             [*(m.record for m in members), *(m.record.with_runtime(state="running", last_error="") for m in starting)]
@@ -374,12 +377,14 @@ class Run:
                 saved_record.save(session.host, record)
         return outcomes
 
-    def _planned(self, member: Member) -> Plan | BangerError:
+    def _planned(self, member: Member, new: Collection[str]) -> Plan | BangerError:
         """The VM's plan, announced; or why there is none, which is this VM's failure and no other's."""
         try:
             todo = self._roster.plan(member)
         except BangerError as error:
             return error
+        if member.vm.name in new:
+            todo = todo.made_with(member.vm.directory_key)
         self._session.announce(todo, diff=self._options.diff)
         return todo
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from banger import diskfile
+from banger.core import access
 from banger.errors import DiskError
 from banger.host import Host, HostView, Inode, Node
 from banger.resource import Absent, Drifted, Handle, Needs, Observation, Present, Resource, Stage
@@ -197,12 +198,17 @@ def file_diff(path: str, old: GuestFile | Inode | None, new: GuestFile | None, *
         lines.append(f"mode and owner {before} -> {after}")
     contents = [f.content if f else b"" for f in (old, new)]
     if no_log or any(f and (f.no_log or not f.mode & 0o077) for f in (old, new)):
-        return [*lines, "(not shown: it is private)"] if contents[0] != contents[1] else lines
+        return [*lines, _hidden(contents[1])] if contents[0] != contents[1] else lines
     try:
         before, after = (content.decode() for content in contents)
     except UnicodeDecodeError:
         return [*lines, f"(not text: {len(contents[0])} -> {len(contents[1])} bytes)"]
     return [*lines, *islice(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""), 2, None)]
+
+
+def _hidden(content: bytes) -> str:
+    unmade = access.TO_BE_MADE.encode() in content.splitlines()
+    return f"(not shown: it is private{'; the apply makes a key for it' if unmade else ''})"
 
 
 def is_below(path: str, mount_point: str) -> bool:

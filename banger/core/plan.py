@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
@@ -40,6 +40,8 @@ class Action:
     handle: Handle
     reason: str = ""
     needs: Allowance | None = None
+    begun: bool = False
+    """Its thing came with what was recorded for this run, before the plan; it is not taken back where that fails."""
 
     @classmethod
     def waiting(cls, resource: Resource, why: str, needs: Allowance, handle: Handle) -> Action:
@@ -60,6 +62,15 @@ class Plan:
     @property
     def changes(self) -> int:
         return sum(action.changes for action in self.actions)
+
+    def made_with(self, key: str) -> Plan:
+        """The same plan, where the thing of this key was made by this very run, for what had to be there before it."""
+
+        def made(action: Action) -> Action:
+            ours = action.resource.key == key and action.verb is Verb.KEEP
+            return replace(action, verb=Verb.CREATE, begun=True) if ours else action
+
+        return replace(self, actions=tuple(map(made, self.actions)))
 
     @property
     def loses_a_disk(self) -> bool:

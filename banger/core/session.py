@@ -58,11 +58,11 @@ class Session:
             yield
 
     def vm(self, record: VmRecord, *, running: bool = True, keys: bool = True) -> Vm:
-        """The VM a record stands for, with what its keys are now.
+        """The VM a record stands for, with what its keys are now, or what stands for those that are to be made.
 
         Without `keys`: to look after what it consists of, for which keys that are spoilt do not matter.
         """
-        ours = access.public_ssh_key(self.view, self.home) if keys else ""
+        ours = (access.public_ssh_key(self.view, self.home) or access.TO_BE_MADE) if keys else ""
         return assemble.vm_of(
             record,
             self.plugins,

@@ -30,6 +30,34 @@ def test_apply_makes_everything_and_a_second_one_nothing(world: World) -> None:
     assert world.host.effects[before:] == [], "a second apply has no effect on the host at all"
 
 
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_first_apply_tells_and_counts_what_its_plan_did(world: World, state: str) -> None:
+    def told() -> list[object]:
+        plans = {event["subject"]: event["actions"] for event in world.events if event["type"] == "plan"}
+        of_vms = [(subject, actions) for subject, actions in plans.items() if subject.startswith("vm/")]
+        recaps = [event for event in world.events if event["type"] == "recap" and event["subject"].startswith("vm/")]
+        return [*of_vms, *recaps]
+
+    path = world.write(state=state)
+    world.apply(path, check=True)
+    planned = told()
+    outcomes = world.apply(path)
+    assert told() == planned
+    assert (outcomes["vm/web"].ok, outcomes["vm/web"].changed) == (0, 7)
+    assert {"verb": "create", "resource": "web/directory"}.items() <= planned[0][1][0].items()  # type: ignore[index]
+
+
+def test_what_a_failed_first_start_leaves_in_the_directory_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys were made before the plan, and what was last asked for lies there too."""
+    monkeypatch.setattr(world.host.processes, "start", refused)
+    assert world.apply(world.write())["vm/web"].error
+    assert world.host.files.status(world.record("web").directory / "record.json")
+
+
+def refused(*args: object, **options: object) -> None:
+    raise BangerError("no such program")
+
+
 def test_apply_writes_files_to_the_disk_that_is_mounted_there(world: World) -> None:
     world.apply(world.write())
     assert world.content("web", "work.ext4", "/.greeting") == b"hello home\n"

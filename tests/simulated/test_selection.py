@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from banger.cli import cli
+from banger.core.access import TO_BE_MADE
 from banger.core.guest_files import file_diff
 from banger.core.selection import Selection, words
 from banger.errors import UsageError
@@ -125,6 +126,23 @@ def test_diff_is_against_what_is_on_the_disk(world: World) -> None:
         *("--- a/etc/plain", "+++ b/etc/plain", "@@ -1 +1 @@", "-by hand", "+one"),
     ]
     assert inside(world, "db", "/etc/motd") == "one db\n"
+
+
+def test_diff_of_a_new_vm_says_of_its_keys_that_they_will_be_made(world: World) -> None:
+    world.apply(write(world), check=True, diff=True, selection=Selection(limit=("db",)))
+    actions = [action for event in world.events if event["type"] == "plan" for action in event["actions"]]
+    lines = [line for action in actions for line in action.get("diff", ())]
+    hidden = "(not shown: it is private; the apply makes a key for it)"
+    for path, said in (
+        ("/etc/ssh/ssh_host_ed25519_key", [hidden]),
+        ("/etc/ssh/ssh_host_ed25519_key.pub", ["@@ -0,0 +1 @@", f"+{TO_BE_MADE}"]),
+        ("/root/.ssh/authorized_keys", [hidden]),
+    ):
+        start = lines.index(f"+++ b{path}") + 1
+        assert lines[start : start + len(said)] == said
+    assert "the apply makes this key" in TO_BE_MADE
+    world.apply(write(world))
+    assert "the apply" not in (inside(world, "db", "/root/.ssh/authorized_keys") or "the apply")
 
 
 def test_diff_of_one_file() -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from banger.cli import cli
 from banger.cli.explain import document, lines
+from banger.core.access import TO_BE_MADE
 from banger.core.cause import Cause
 from banger.core.explain import explain
 from banger.core.variables import extra_settings
@@ -165,10 +166,11 @@ def test_task_that_wins_over_a_plugin_says_over_which(told: Callable[..., str]) 
 def test_keys_have_who_asks_for_each(explained: Explain) -> None:
     keys = explained("vm.front-1:/root/.ssh/authorized_keys").parts
     assert [(key.value, key.by, str(key.place)) for key in keys] == [
+        (TO_BE_MADE, "banger's own, for banger vm ssh", "None"),
         (KEY.format("B"), "authorized_keys, defaults of the play", "web/web.yml:3:66"),
         (KEY.format("C"), "the task authorized_key", "web/web.yml:11:7"),
     ]
-    (own,) = explained("vm.own:/root/.ssh/authorized_keys").parts
+    _, own = explained("vm.own:/root/.ssh/authorized_keys").parts
     assert (own.by, str(own.place)) == ("authorized_keys, the entry itself", "site.yml:7:80")
 
 
