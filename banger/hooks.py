@@ -75,7 +75,9 @@ def register_needs() -> Sequence[Need]:  # type: ignore[empty-body]
 def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:  # type: ignore[empty-body]
     """What is wrong with this VM, in this plugin's eyes. Called for every VM before anything is planned.
 
-    The facts of an image that is not built yet are empty, with sizes of 0; VMs are checked again when it is.
+    `vm.place_of("vcpus")` is where that key's value stands. The facts of an image that is not built yet are empty, with
+    sizes of 0; VMs are checked again when it is. Where there is no host (`banger validate`) the id, the directory and
+    the addresses stand for others, what is `auto` is called so, and `vm.network` is None.
     """
 
 
@@ -94,7 +96,8 @@ def allocate_nic(network: Network, vm_id: str, taken: Sequence[Nic], host: HostV
 def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:  # type: ignore[empty-body]
     """Everything that decides what comes out, as JSON values; its digest names the image. Asked of the source.
 
-    `digest_of` is the sha256 of a file, which is read only when it is not the one that was read before.
+    `digest_of` is the sha256 of a file, which is read only when it is not the one that was read before; `banger
+    validate` only looks whether it can be read.
     """
 
 
@@ -113,7 +116,10 @@ def prepare_image(spec: ImageSpec, directory: Path) -> Sequence[Resource]:  # ty
 
 @hookspec
 def contribute_guest_config(builder: GuestConfig, vm: Vm, image: Image) -> None:
-    """Fill the builder: files, mounts, dropped mounts, kernel arguments. Every plugin is asked."""
+    """Fill the builder: files, mounts, dropped mounts, kernel arguments. Every plugin is asked.
+
+    Also by `banger validate`, of a VM whose keys, id and addresses stand for others.
+    """
 
 
 # --- host ------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def unbounded(vm: Vm, storage: str) -> list[Problem]:
     if vm.storage != storage or vm.overlay_bytes is None:
         return []
     message = f"'overlay' of the VM '{vm.name}' cannot be bounded by storage {storage}"
-    return [Problem(vm.place, message, "leave it out, or say storage: dm")]
+    return [Problem(vm.place_of("overlay"), message, "leave it out, or say storage: dm")]
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ class ImageSpec:
     work_seed_bytes: int | None = None
     """Size of the image that work disks are cloned from, made of its /root; None: there is none."""
     place: Place | None = None
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    def place_of(self, key: str) -> Place | None:
+        """Where a key's value stands in the playbook; the image's own place where it is not written."""
+        return self.places.get(key, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +302,11 @@ class Vm(VmFiles):
     """Whether its VMM is to run under a jailer of its own, where there is one."""
     network: Network | None = None
     place: Place | None = None
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    def place_of(self, key: str) -> Place | None:
+        """Where a key's value stands in the playbook; the VM's own place where it is not written."""
+        return self.places.get(key, self.place)
 
     @property
     def directory_key(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from banger.core import access, building, by_hand, images, recipe, saved_guest, saved_record, tasks
+from banger.core import access, building, by_hand, images, judgement, recipe, saved_guest, saved_record, tasks
 from banger.core.apply import Interrupted, Outcome, carry_out, in_parallel
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
@@ -78,7 +78,7 @@ def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Remove every VM the playbook names. Images stay: they are a cache that belongs to no one VM."""
     session.report({"type": "version", "events": VERSION})
-    playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
+    playbook = options.selection.of(load(path, session.plugins.declared().for_removal, options.extra_vars))
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):
         known = session.store.snapshot().by_name()
@@ -232,6 +232,10 @@ class Run:
         if len(plans) == len(self._playbook.images) + len(self._given):
             members = self._drafts(problems)
             problems += problems_of_memory(members, self._session.view.memory())
+        else:  # without their images they cannot be drafted
+            playbook, declared = self._playbook, self._session.plugins.declared()
+            requests = [image for image in playbook.images if image.spec.name in plans]
+            problems += judgement.problems_of_vms(requests, self._roster.wanted, playbook.networks, declared)
         if problems:
             raise PlaybookError(problems)
         return plans

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from banger.core import images, saved_guest, tasks
+from banger.core import images, judgement, saved_guest, tasks
 from banger.core.assemble import assemble, problems_of_files, split_by_wish
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
@@ -27,7 +27,7 @@ from banger.identity import ProcessIdentity
 from banger.imagedirectory import FACTS
 from banger.resource import Resource
 from banger.rootdisk import image_of
-from banger.types import GuestModule, Image, Mount, Network, Nic, Size, Vm, VmFiles, jail_uid
+from banger.types import GuestModule, Image, Mount, Network, Nic, Vm, VmFiles, jail_uid
 
 LOOPBACK = "127.0.0.1"
 _MACHINE = (
@@ -112,13 +112,17 @@ class Roster:
     ) -> list[Member]:
         """Each VM with its guest configuration; `known` are the records by name as they were before this run.
 
-        Whatever is wrong with one is added to `problems`. `made`: those that were put together already.
+        Whatever is wrong with one is added to `problems`, what several share once. `made`: those that were put
+        together already.
         """
         modules = self.session.plugins.guest_modules()
-        return [
-            made.get(each.name) or self._member(each, records[each.name], known.get(each.name), modules, problems)
-            for each in self.wanted
+        found: list[list[Problem]] = [[] for _ in self.wanted]
+        members = [
+            made.get(each.name) or self._member(each, records[each.name], known.get(each.name), modules, wrong)
+            for each, wrong in zip(self.wanted, found, strict=True)
         ]
+        problems += judgement.news(found)
+        return members
 
     def missing_plugins(self, request: VmRequest) -> list[Problem]:
         """What the request names that no plugin in use answers for."""
@@ -129,7 +133,7 @@ class Roster:
             there = [each.removeprefix(f"{role}_") for each in names if each.startswith(f"{role}_")]
             if name not in there:
                 message = f"no plugin {role}_{name} is in use, for the {role} of the VM '{request.name}'"
-                problems.append(Problem(request.place, message, did_you_mean(name, there)))
+                problems.append(Problem(request.place_of(role), message, did_you_mean(name, there)))
         return problems
 
     def plan(self, member: Member) -> Plan:
@@ -198,6 +202,7 @@ class Roster:
         vm = replace(
             session.vm(record, running=request.state == "running"),
             place=request.place,
+            places=request.places,
             work_disk_bytes=request.work_disk_bytes,
         )
         config = GuestConfig()
@@ -211,7 +216,8 @@ class Roster:
         mounts = self.image_mounts.get(request.image, ())
         found += problems_of_files(config, mounts, [task.place for task in request.tasks])
         found += session.plugins.validate_vm(vm, image)
-        found += self._too_small_for_seed(request)
+        seeds = {each.spec.name: each.spec.work_seed_bytes for each in self.playbook.images}
+        found += judgement.too_small_for_seed(request, seeds.get(request.image))
         resources: list[Resource] = []
         if not found and not self.missing_plugins(request):
             try:
@@ -251,16 +257,6 @@ class Roster:
             return same or not (self.restart or self.recreate)
         ssh = old.nic.ssh
         return same and (ssh.host != LOOPBACK or self.session.view.network.port_is_free(ssh.host, ssh.port))
-
-    def _too_small_for_seed(self, request: VmRequest) -> list[Problem]:
-        seeds = {each.spec.name: each.spec.work_seed_bytes for each in self.playbook.images}
-        seed, size = seeds.get(request.image), request.work_disk_bytes
-        if seed is None or size is None or size >= seed:
-            return []
-        message = (
-            f"work_disk {Size(size)} of the VM '{request.name}' is smaller than its image's work seed, {Size(seed)}"
-        )
-        return [Problem(request.place, message, f"work_disk: {Size(seed)} or more")]
 
 
 def new_ids(names: Iterable[str], records: Mapping[str, VmRecord], given: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from banger.core import options, tasks, variables, yaml_source
 from banger.core.include import Reading, twice
 from banger.core.request import (
     AUTO,
+    AUTOMATIC,
     DEFAULT_NETWORK_KIND,
     PLAY_KEYS,
     AsWritten,
@@ -57,10 +58,11 @@ class PlayReader:
         self.todos: list[tuple[tuple[Task, ...], Mapping[str, Any]]] = []
         self.scopes: list[tuple[Place, Scope]] = []
         self.written: dict[tuple[str, str], AsWritten] = {}
-        self._modules, self._sources, self._kinds = (
+        self._modules, self._sources, self._kinds, self._roles = (
             declared.modules,
             declared.image_sources,
             declared.network_kinds,
+            declared.roles,
         )
         self._reading = Reading(path)
         self._named: dict[str, dict[str, tuple[Place, Reading]]] = {"image": {}, "network": {}, "VM": {}}
@@ -132,7 +134,7 @@ class PlayReader:
         self._at_least(entry, "work_seed", keys.work_seed, MINIMUM_DISK, what)
         if given is not None:
             self._remember("image", keys.name, node, scope)
-            spec = ImageSpec(keys.name, keys.source, given, keys.work_seed, entry.place)
+            spec = ImageSpec(keys.name, keys.source, given, keys.work_seed, entry.place, _places(entry))
             self.images.append(ImageRequest(spec, todo, scope.values))
 
     def _network(self, node: Node, scope: Scope) -> None:
@@ -261,6 +263,8 @@ class PlayReader:
             self._problem(entry.place, f"{what} needs 'image'")
         elif keys.state != "absent" and _is_empty(entry.get("image")):
             self._problem(options.place_of(entry, "image"), f"'image' of {what} is empty", "name one of 'images'")
+        if keys.state != "absent":
+            self._plugins(keys, entry, what)
         if keys.network != AUTO:
             self._references.append(("network", keys.network, options.place_of(entry, "network")))
         if not whole or not named:
@@ -286,8 +290,18 @@ class PlayReader:
                 tasks=todo,
                 variables=written.scope.values,
                 place=entry.place,
+                places=_places(entry),
             )
         )
+
+    def _plugins(self, keys: VmKeys, entry: yaml_source.Mapping, what: str) -> None:
+        """Each plugin that a VM names is in use; which one `auto` is, the host decides."""
+        for role, there in self._roles.items():
+            name = getattr(keys, role)
+            if name in there or (role in AUTOMATIC and name == AUTO):
+                continue
+            message = f"no plugin {role}_{name} is in use, for the {role} of {what}"
+            self._problem(options.place_of(entry, role), message, did_you_mean(name, there))
 
     def _limits(self, keys: VmKeys, entry: yaml_source.Mapping, what: str) -> None:
         if not 1 <= keys.vcpus <= MAXIMUM_VCPUS:
@@ -383,6 +397,10 @@ def _what(kind: str, entry: yaml_source.Mapping) -> str:
     if isinstance(name, Scalar) and isinstance(name.value, str) and not isinstance(name.value, Unrendered):
         return f"the {kind} '{name.value}'"
     return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
+def _places(entry: yaml_source.Mapping) -> dict[str, Place]:
+    return {key: each.node.place for key, each in entry.entries.items()}
 
 
 def _only(entry: yaml_source.Mapping, keys: type) -> yaml_source.Mapping:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from banger.core import tasks
+from banger.core import judgement, tasks
 from banger.core.include import Files, Reading
 from banger.core.play import PlayReader
 from banger.core.request import AsWritten, Declared, ImageRequest, VmRequest
@@ -21,7 +21,7 @@ from banger.core.scope import Scope
 from banger.core.variables import Setting
 from banger.errors import Place, PlaybookError, Problem, UsageError
 from banger.guestconfig import GuestConfig
-from banger.types import GuestModule, Network
+from banger.types import Network
 
 __all__ = ["ImageRequest", "Playbook", "VmRequest", "load"]
 
@@ -57,7 +57,7 @@ def load(
     if files.whole:
         reader.check_references()
     if reader.problems:
-        raise PlaybookError(reader.problems + _problems_of_tasks(reader, declared.modules))
+        raise PlaybookError(reader.problems + _what_else_is_wrong(reader, declared))
     return _playbook(path, reader, reader.networks)
 
 
@@ -82,14 +82,20 @@ def _playbook(path: Path, reader: PlayReader, networks: Sequence[Network]) -> Pl
     return Playbook(path, images, tuple(networks), vms, reader.written, tuple(reader.scopes))
 
 
-def _problems_of_tasks(reader: PlayReader, modules: Mapping[str, GuestModule]) -> list[Problem]:
-    """What else is wrong, found by letting each play's tasks loose on a guest that stands for those that were not read.
+def _what_else_is_wrong(reader: PlayReader, declared: Declared) -> list[Problem]:
+    """Found by letting plugins and each play's tasks loose on guests that stand for real ones, or those not read.
 
-    Only for a playbook that is refused anyway, so that the user hears of all mistakes in one go.
+    Only for a playbook that is refused anyway, so that the user hears of all mistakes in one go. What stands where
+    something else is wrong may follow from that, and is not told.
     """
+    told = {problem.place for problem in reader.problems}
     facts = {"vm": tasks.VmFacts("vm", "10.0.2.15", "0", 1, 0), "image": tasks.ImageFacts("image", "0")}
-    return [
+    read = {*(id(image.tasks) for image in reader.images), *(id(vm.tasks) for vm in reader.vms)}
+    problems = [
         problem
         for todo, context in reader.todos
-        for problem in tasks.contribute(GuestConfig(), todo, facts, context, modules)
+        if id(todo) not in read
+        for problem in tasks.contribute(GuestConfig(), todo, facts, context, declared.modules)
     ]
+    problems += judgement.problems_of(reader.images, reader.vms, reader.networks, declared)
+    return [problem for problem in problems if problem.place not in told]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from banger import hooks
-from banger.core.request import Declared
+from banger.core.request import ROLES, Declared
 from banger.errors import BangerError, PluginError
 from banger.guestconfig import GuestConfig
 from banger.host import HostView, Node
@@ -130,8 +130,13 @@ class Plugins:
         return self._declared(self._ask("register_network_kind"), "network plugin")
 
     def declared(self) -> Declared:
-        """All that plugins add to the language of playbooks."""
-        return Declared(self.guest_modules(), self.image_sources(), self.network_kinds())
+        """All that plugins add to the language of playbooks, and themselves to judge what is written in it."""
+        names = [info.name for info in self._infos.values() if info.status == "active"]
+        roles = {
+            role: sorted(name.removeprefix(f"{role}_") for name in names if name.startswith(f"{role}_"))
+            for role in ROLES
+        }
+        return Declared(self.guest_modules(), self.image_sources(), self.network_kinds(), roles, self)
 
     def needs(self) -> dict[str, list[Need]]:
         """What each plugin needs of its host, by plugin; plugins that need nothing are not there."""

@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from banger.core import yaml_source
 from banger.core.scope import Scope
 from banger.core.tasks import Task
-from banger.types import GuestModule, ImageSource, ImageSpec, Network, NetworkKind, Place, Size
+from banger.errors import Problem
+from banger.guestconfig import GuestConfig
+from banger.types import GuestModule, Image, ImageSource, ImageSpec, Network, NetworkKind, Place, Size, Vm
 
 PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
 DEFAULT_NETWORK_KIND = "user"
 AUTO = "auto"
-"""For a VM's storage, network and VMM: what this host can do best."""
+AUTOMATIC = ("storage", "network", "vmm")
+"""The keys of a VM that may be `auto`: what this host can do best."""
 _DEFAULT_MEMORY = Size.parse("512MiB")
 _DEFAULT_ROOT_DISK = Size.parse("4GiB")
 
 
+class Judge(Protocol):
+    """What plugins say of a playbook's VMs and images that needs no host; the hooks of these names."""
+
+    def validate_vm(self, vm: Vm, image: Image) -> Sequence[Problem]: ...
+    def contribute_guest_config(self, builder: GuestConfig, vm: Vm, image: Image) -> None: ...
+    def image_recipe(self, spec: ImageSpec, digest_of: Callable[[Path], str]) -> Mapping[str, Any]: ...
+
+
+ROLES = ("storage", "workdisk", "vmm")
+"""The keys of a VM that name a plugin: `storage: dm` is the plugin `storage_dm`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What plugins add to the language of playbooks, each by name."""
+    """What plugins add to the language of playbooks, each by name; and what they say of what is written in it.
+
+    `roles`: of each of `ROLES` the names in use; one that is not there may be anything.
+    """
 
     modules: Mapping[str, GuestModule] = field(default_factory=dict)
     image_sources: Mapping[str, ImageSource] = field(default_factory=dict)
     network_kinds: Mapping[str, NetworkKind] = field(default_factory=dict)
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    judge: Judge | None = None
+
+    @property
+    def for_removal(self) -> Declared:
+        """What is asked of a playbook whose VMs are only to go: perhaps after a plugin they were made by."""
+        return replace(self, roles={}, judge=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +131,14 @@ class VmRequest:
     tasks: tuple[Task, ...]
     variables: Mapping[str, Any] = field(hash=False)
     place: Place
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    """Where the value of each key stands, in the entry itself or in `defaults`."""
     held_tasks: tuple[Task, ...] = ()
     """Those that this run is not about: what they last wrote stays, what they never wrote is not written."""
+
+    def place_of(self, key: str) -> Place:
+        """Where a key's value stands; the VM's own place where it is not written."""
+        return self.places.get(key, self.place)
 
 
 @dataclass(frozen=True, slots=True)

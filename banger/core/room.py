@@ -63,7 +63,7 @@ def problems_of_memory(members: Sequence[Member], memory: Memory) -> list[Proble
     """The VMs that could not even start."""
     return [
         Problem(
-            member.request.place,
+            member.request.place_of("memory"),
             f"the VM '{member.vm.name}' wants {human(member.vm.memory_bytes)} of memory, and this host has "
             f"{human(memory.total_bytes)}",
             "give it less memory",

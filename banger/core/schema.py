@@ -15,7 +15,7 @@ from typing import Any
 
 from banger.core.options import keys_of
 from banger.core.play import MAXIMUM_VCPUS, MINIMUM_DISK, MINIMUM_MEMORY, MINIMUM_OVERLAY, NAME
-from banger.core.request import DEFAULT_NETWORK_KIND, Declared, ImageKeys, NetworkKeys, VmKeys
+from banger.core.request import AUTO, AUTOMATIC, DEFAULT_NETWORK_KIND, Declared, ImageKeys, NetworkKeys, VmKeys
 from banger.core.tasks import Keywords
 from banger.core.variables import NAME as VARIABLE
 from banger.core.variables import RESERVED
@@ -66,7 +66,7 @@ def schema_of(declared: Declared) -> Schema:
     kinds = {name: kind.options for name, kind in declared.network_kinds.items()}
     definitions["image"] = _plugged(definitions, "image", ImageKeys, "source", sources)
     definitions["network"] = _plugged(definitions, "network", NetworkKeys, "plugin", kinds, DEFAULT_NETWORK_KIND)
-    definitions["vm"] = _vm(definitions)
+    definitions["vm"] = _vm(definitions, declared)
     definitions["defaults"] = _defaults(definitions["vm"])
     options = {name: module.options for name, module in declared.modules.items()}
     definitions["task"] = _task(definitions, options)
@@ -136,8 +136,12 @@ def _plugged(
     return {**open_ended, "allOf": branches} if branches else open_ended
 
 
-def _vm(definitions: Schema) -> Schema:
+def _vm(definitions: Schema, declared: Declared) -> Schema:
     made = _named(_object(definitions, "vm", VmKeys))
+    for role, names in declared.roles.items():
+        about = {key: made["properties"][role][key] for key in ("default",) if key in made["properties"][role]}
+        choices = [*([AUTO] if role in AUTOMATIC else []), *names]
+        made["properties"][role] = {**about, "anyOf": [{"enum": choices}, _TEMPLATE]}
     for key, limits in _LIMITS.items():
         made["properties"][key] |= limits
     for value in made["properties"].values():

@@ -33,22 +33,21 @@ def register_image_source() -> ImageSource:
 def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str, Any]:
     """What the files hold decides the image, not where they lie. Raises PlaybookError when one cannot be read."""
     options = located(spec)
-
-    def content(path: str) -> str:
+    files = {"path": options.path, "kernel": options.kernel, "initrd": options.initrd}
+    problems: list[Problem] = []
+    contents: dict[str, str | None] = {}
+    for key, path in files.items():
         try:
-            return digest_of(Path(path))
+            contents[key] = None if path is None else digest_of(Path(path))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = error.strerror if isinstance(error, OSError) else error
-            message = f"{path!r}, of the image '{spec.name}', cannot be read: {reason}"
-            raise PlaybookError([Problem(spec.place, message, "paths are relative to the playbook")]) from error
-
-    return {
-        "builder": BUILDER,
-        "format": options.format,
-        "content": content(options.path),
-        "kernel": None if options.kernel is None else content(options.kernel),
-        "initrd": None if options.initrd is None else content(options.initrd),
-    }
+            written = getattr(spec.options, key)
+            message = f"{written!r}, of the image '{spec.name}', cannot be read: {reason}"
+            problems.append(Problem(spec.place_of(key), message, "paths are relative to the playbook"))
+    if problems:
+        raise PlaybookError(problems)
+    content = contents.pop("path")
+    return {"builder": BUILDER, "format": options.format, "content": content, **contents}
 
 
 @hookimpl

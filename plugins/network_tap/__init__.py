@@ -57,7 +57,10 @@ def validate_vm(vm: Vm) -> Sequence[Problem]:
     if vm.nic.ssh.netns != options.netns:
         changes.append(f"the namespace '{options.netns}', and it is in '{vm.nic.ssh.netns}'")
     hint = "give the network another name, and the VM gets a new card; or destroy the VM first"
-    return [Problem(vm.place, f"the network of the VM '{vm.name}' now has {change}", hint) for change in changes]
+    return [
+        Problem(vm.place_of("network"), f"the network of the VM '{vm.name}' now has {change}", hint)
+        for change in changes
+    ]
 
 
 @hookimpl

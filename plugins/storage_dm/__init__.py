@@ -46,7 +46,7 @@ def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
         return []
     smallest = Size(image.facts.rootfs_bytes)
     message = f"root_disk {Size(vm.root_disk_bytes)} is smaller than its image, {smallest}"
-    return [Problem(vm.place, message, f"root_disk: {smallest} or more")]
+    return [Problem(vm.place_of("root_disk"), message, f"root_disk: {smallest} or more")]
 
 
 @hookimpl

@@ -45,7 +45,7 @@ def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
         problems.append(_no_user_network(vm))
     if vm.vcpus > MOST_VCPUS:
         message = f"Firecracker gives a guest at most {MOST_VCPUS} processors, and '{vm.name}' wants {vm.vcpus}"
-        problems.append(Problem(vm.place, message, "change its vcpus, or write vmm: qemu"))
+        problems.append(Problem(vm.place_of("vcpus"), message, "change its vcpus, or write vmm: qemu"))
     return problems
 
 
@@ -62,7 +62,9 @@ def launch_vmm(
         raise PlaybookError([_no_user_network(vm)])
     if vm.jailed and any(disk.read_only for disk in disks):
         message = f"the VM '{vm.name}' is to be jailed, and with storage: {vm.storage} it reads a disk of others too"
-        raise PlaybookError([Problem(vm.place, message, "write storage: dm or storage: file, or leave jailed out")])
+        raise PlaybookError(
+            [Problem(vm.place_of("jailed"), message, "write storage: dm or storage: file, or leave jailed out")]
+        )
     kernel = KernelElf(image)
     machine = Machine(
         vcpus=vm.vcpus,
@@ -92,7 +94,7 @@ def _process(vm: Vm) -> FirecrackerProcess:
 
 def _no_user_network(vm: Vm) -> Problem:
     message = f"the VM '{vm.name}' is on the user-mode network '{vm.nic.network}', which Firecracker has not"
-    return Problem(vm.place, message, "write network: tap, or vmm: qemu")
+    return Problem(vm.place_of("network"), message, "write network: tap, or vmm: qemu")
 
 
 def _zstd(host: HostView) -> Finding:

@@ -27,7 +27,7 @@ def validate_vm(vm: Vm, image: Image) -> Sequence[Problem]:
     if vm.vmm != NAME or not vm.jailed:
         return []
     message = f"the VM '{vm.name}' is to be jailed, and QEMU has no jailer"
-    return [Problem(vm.place, message, "leave jailed out, or write vmm: firecracker")]
+    return [Problem(vm.place_of("jailed"), message, "leave jailed out, or write vmm: firecracker")]
 
 
 @hookimpl

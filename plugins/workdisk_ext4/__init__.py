@@ -92,7 +92,7 @@ def register_needs() -> Sequence[Need]:
 def validate_vm(vm: Vm) -> Sequence[Problem]:
     if vm.workdisk == "ext4" and vm.work_disk_bytes is not None and vm.work_disk_bytes < SMALLEST_BYTES:
         message = f"work_disk {Size(vm.work_disk_bytes)} is too small for a file system with a journal"
-        return [Problem(vm.place, message, f"work_disk: {Size(SMALLEST_BYTES)} or more")]
+        return [Problem(vm.place_of("work_disk"), message, f"work_disk: {Size(SMALLEST_BYTES)} or more")]
     return []
 
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,21 @@ def test_recipe_goes_by_content_not_by_name(tar: Path, tmp_path: Path) -> None:
 
 
 def test_recipe_of_a_missing_file_is_a_problem_of_the_playbook() -> None:
-    place = Place("/somewhere/playbook.yml", 3, 7)
+    place, of_path = Place("/somewhere/playbook.yml", 3, 7), Place("/somewhere/playbook.yml", 4, 13)
+    spec = ImageSpec("i", "import", ImportOptions("images/root.tar", kernel="vmlinuz"), place=place)
+    asked: list[Path] = []
+
+    def asking(path: Path) -> str:
+        asked.append(path)
+        return digest_of(path)
+
     with pytest.raises(PlaybookError, match="No such file") as error:
-        plugin.image_recipe(ImageSpec("i", "import", ImportOptions("images/root.tar"), place=place), digest_of)
-    (problem,) = error.value.problems
-    assert problem.place == place
-    assert "/somewhere/images/root.tar" in problem.message, "relative to the playbook"
+        plugin.image_recipe(replace(spec, places={"path": of_path}), asking)
+    assert asked == [Path("/somewhere/images/root.tar"), Path("/somewhere/vmlinuz")], "relative to the playbook"
+    assert [(problem.place, problem.message.partition(",")[0]) for problem in error.value.problems] == [
+        (place, "'vmlinuz'"),
+        (of_path, "'images/root.tar'"),
+    ]
 
 
 @needs_qemu_img

@@ -12,9 +12,11 @@ import pytest
 
 from banger.core import apply as apply_room
 from banger.core.handles import HandleCache
-from banger.errors import BangerError, DiskError, PlaybookError, StateError
+from banger.errors import BangerError, DiskError, PlaybookError, Problem, StateError
+from banger.hooks import hookimpl
 from banger.testing import SimulatedCrash
-from tests.simulated.world import World
+from banger.types import ImageSpec
+from tests.simulated.world import TinySource, World
 
 
 def test_apply_makes_everything_and_a_second_one_nothing(world: World) -> None:
@@ -189,6 +191,32 @@ def test_five_mistakes_are_five_errors_and_nothing_is_touched(world: World) -> N
     places = [(problem.place.line, problem.place.column) for problem in error.value.problems if problem.place]
     assert [line for line, _ in places] == [4, 5, 6, 8, 9]
     assert world.host.effects == []
+
+
+def test_vms_of_an_image_that_cannot_even_be_planned_are_judged_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(spec: ImageSpec) -> dict[str, Any]:
+        raise PlaybookError([Problem(spec.place_of("source"), "it cannot be read")])
+
+    monkeypatch.setattr(TinySource, "image_recipe", staticmethod(hookimpl(unreadable)))
+    path = world.write("all", "running", ("{name: web}", "{name: web, vmm: qemu, jailed: true}"))
+    for check in (True, False):
+        with pytest.raises(PlaybookError) as error:
+            world.apply(path, check=check)
+        said = [(problem.place.line, problem.place.column) for problem in error.value.problems if problem.place]
+        assert said == [(3, 28), (8, 38)], "at the values of source and of jailed"
+    assert world.host.effects == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_plugin_that_is_not_there_is_told_and_keeps_no_vm_from_going(world: World, check: bool) -> None:
+    world.apply(world.write())
+    path = world.write("all", "running", ("{name: web}", "{name: web, storage: zfs}"))
+    with pytest.raises(PlaybookError, match="no plugin storage_zfs is in use"):
+        world.apply(path, check=check)
+    assert all(outcome.error is None for outcome in world.destroy(path).values())
+    assert world.of_vms() == []
 
 
 @pytest.mark.parametrize("after", [False, True])

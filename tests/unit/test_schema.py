@@ -45,6 +45,16 @@ def test_schema_is_one_of_its_dialect() -> None:
     jsonschema.Draft202012Validator.check_schema(schema_of(Declared()))
 
 
+def test_plugins_of_a_vm_are_those_in_use() -> None:
+    wrong = "- vms: [{name: a, image: i, KEY: zfs}]"
+    for key, right in (("storage", "auto"), ("storage", "dm"), ("workdisk", "ext4"), ("vmm", "auto"), ("vmm", "qemu")):
+        assert mistakes(wrong.replace("KEY", key)), key
+        assert mistakes(wrong.replace("KEY: zfs", f"{key}: {right}")) == []
+        assert mistakes(wrong.replace("KEY: zfs", f"{key}: '{{{{ {right} }}}}'")) == []
+    assert mistakes(wrong.replace("KEY: zfs", "workdisk: auto"))
+    assert mistakes("- defaults: {vmm: qemo}")
+
+
 PLAYBOOKS = [*(ROOT / "playbooks").glob("*.yml"), ROOT / "tests" / "lab" / "image.yml"]
 
 
