@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from banger.cli.compose import open_session
-from banger.cli.files import write_private
+from banger.cli.files import refuse_foreign, write_private
 from banger.cli.screen import say
 from banger.core.export import export as exported
+from banger.core.export import is_export
 from banger.core.report import silent
 
 
@@ -27,6 +28,8 @@ def export(names: tuple[str, ...], output: Path | None) -> None:
     An apply of it changes nothing here, and makes the same elsewhere. The files that tasks wrote into guests are in it,
     secret ones too. Exit code 1 when something cannot be in it, because it is not known; that is said.
     """
+    if output:
+        refuse_foreign(output, is_export, "an export")
     found = exported(open_session(silent), names)
     if output:
         write_private(output, found.text)

@@ -11,7 +11,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.render import Output, data_of, rendering
 from banger.core.apply import Interrupted, Outcome
-from banger.core.report import Event
+from banger.core.report import VERSION, Event
 from banger.core.session import Session
 from banger.errors import BangerError, HostError, PlaybookError, Problem
 
@@ -29,6 +29,7 @@ def perform(output: Output, act: Callable[[Session], list[Outcome]], *, detailed
         def ended(outcomes: Sequence[Outcome], code: int) -> None:
             report(summary(outcomes, time.monotonic() - began, code))
 
+        report({"type": "version", "events": VERSION})
         try:
             outcomes = act(open_session(report))
         except BangerError as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from banger.cli.files import write_private
+from banger.cli.files import refuse_foreign, write_private
 from banger.cli.options import apply_options, output_options, playbook_argument
 from banger.cli.perform import perform
 from banger.cli.render import Output
+from banger.core import planfile
 from banger.core.apply import Outcome
 from banger.core.converge import ApplyOptions, keep_plan
 from banger.core.session import Session
@@ -26,8 +27,12 @@ from banger.errors import UsageError
 @output_options
 def plan(playbook: Path, file: Path | None, detailed_exitcode: bool, options: ApplyOptions, output: Output) -> None:
     """Say what applying PLAYBOOK would do; nothing is changed. With -o it can be applied later: banger apply FILE."""
-    if file and file.exists() and file.samefile(playbook):
+    if file and file.exists() and playbook.exists() and file.samefile(playbook):
         raise UsageError(f"{file} is the playbook itself", hint="give another file to -o")
+    if file == Path("-"):
+        raise UsageError("a plan is kept in a file, not on stdout", hint="give a file to -o")
+    if file:
+        refuse_foreign(file, planfile.is_kept, "a plan that was kept")
 
     def act(session: Session) -> list[Outcome]:
         outcomes, kept = keep_plan(session, playbook, options)

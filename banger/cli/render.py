@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from banger.cli.files import open_for_events
 from banger.cli.screen import say, visible
 from banger.core.report import Event, Report
-from banger.errors import Problem, UsageError
+from banger.errors import Problem
 from banger.scalars import human
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def rendering(output: Output) -> Iterator[Report]:
     """A report that shows events as they come, from whatever thread, whole ones only."""
     lock = Lock()
     with ExitStack() as stack:
-        shown = [stack.enter_context(_shown(output))]
-        if output.json_into:
-            shown.append(_json(stack.enter_context(_opened(output.json_into))))
+        # Opened first, where it is said as it was given: below, descriptor 1 may become another.
+        kept = [_json(stack.enter_context(_opened(output.json_into)))] if output.json_into else []
+        shown = [stack.enter_context(_shown(output)), *kept]
 
         def report(event: Event) -> None:
             with lock:
@@ -60,11 +61,7 @@ def rendering(output: Output) -> Iterator[Report]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    try:
-        stream = path.open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", hint="give another file to --json-into") from error
-    with stream:
+    with os.fdopen(open_for_events(path), "w", encoding="utf-8", buffering=1) as stream:
         yield stream
 
 

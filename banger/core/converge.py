@@ -27,7 +27,6 @@ from banger.core.plan import Plan, plan
 from banger.core.planfile import PlanFile, fingerprint
 from banger.core.playbook import Playbook, load
 from banger.core.reconcile import reconcile
-from banger.core.report import VERSION
 from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
@@ -57,7 +56,6 @@ class ApplyOptions:
 
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Make the host as the playbook says; with `check`, only say what that would take."""
-    session.report({"type": "version", "events": VERSION})
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
         return Run(session, playbook, options, {}).run()
@@ -65,7 +63,6 @@ def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
 
 def keep_plan(session: Session, path: Path, options: ApplyOptions) -> tuple[list[Outcome], PlanFile]:
     """Say what an apply would do, changing nothing; and what to give it so that it does exactly that."""
-    session.report({"type": "version", "events": VERSION})
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
     return Run(session, playbook, replace(options, check=True), {}).keep()
 
@@ -77,7 +74,6 @@ def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]
 
 def destroy(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Remove every VM the playbook names. Images stay: they are a cache that belongs to no one VM."""
-    session.report({"type": "version", "events": VERSION})
     playbook = options.selection.of(load(path, session.plugins.declared().for_removal, options.extra_vars))
     names = [vm.name for vm in playbook.vms]
     with session.locked(names, f"banger destroy {path}"):

@@ -64,6 +64,11 @@ def export(session: Session, names: Sequence[str]) -> Export:
     return _Exporter(session, names).export()
 
 
+def is_export(head: str) -> bool:
+    """Whether a playbook with this beginning is one that `export` wrote."""
+    return head.startswith(_HEAD.partition(".")[0])
+
+
 class _Exporter:
     def __init__(self, session: Session, names: Sequence[str]) -> None:
         self._session = session

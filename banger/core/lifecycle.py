@@ -19,7 +19,6 @@ from banger.core.images import known_image
 from banger.core.plan import plan
 from banger.core.playbook import adhoc
 from banger.core.reconcile import reconcile
-from banger.core.report import VERSION
 from banger.core.session import Session, VmJournal
 from banger.core.state import Records, VmRecord
 from banger.core.suggest import did_you_mean
@@ -121,7 +120,6 @@ def show(session: Session, name: str) -> dict[str, Any]:
 
 
 def _each(session: Session, names: Sequence[str], forks: int, purpose: str, act: Act) -> list[Outcome]:
-    session.report({"type": "version", "events": VERSION})
     recorded(session, names)  # a wrong name is told before anything is locked
     with session.locked(list(names), purpose):
         return _settled(session, names, forks, act)

@@ -57,13 +57,18 @@ class PlanFile:
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def is_kept(head: str) -> bool:
+    """Whether a text with this beginning is a plan that was kept."""
+    return head.lstrip().startswith("{") and f'"{KEY}"' in head
+
+
 def read(path: Path) -> PlanFile | None:
     """The plan that is kept in a file; None when it is something else, a playbook. Raises UsageError for a bad one."""
     if not path.is_file():
         return None  # a pipe can be read only once
     try:
         text = path.read_text(encoding="utf-8")
-        if not text.lstrip().startswith("{") or f'"{KEY}"' not in text[:64]:
+        if not is_kept(text[:64]):
             return None
     except (OSError, UnicodeDecodeError):
         return None  # whoever reads it as a playbook says why

@@ -113,6 +113,50 @@ def test_file_for_events_that_cannot_be_written_is_told_before_anything_is_done(
         raise AssertionError("begun")
 
 
+@pytest.mark.parametrize("held", ["- name: a playbook\n", "\0\0an image", '{"banger_plan": 1}'])
+def test_events_are_not_written_over_what_holds_something_else(tmp_path: Path, held: str) -> None:
+    file = tmp_path / "events"
+    file.write_text(held)
+    with pytest.raises(UsageError, match="is there already") as error, rendering(Output(json_into=file)):
+        raise AssertionError("begun")
+    assert str(file) in error.value.message
+    assert error.value.hint == "give another file, or remove it"
+    assert file.read_text() == held
+
+
+@pytest.mark.parametrize("held", ["", '{"type": "version", "events": 1}\n{"type": "note", "message": "old"}\n'])
+def test_events_are_written_over_older_ones(tmp_path: Path, held: str) -> None:
+    file = tmp_path / "events"
+    file.write_text(held)
+    with rendering(Output(json_into=file)) as report:
+        report(PLAN)
+    assert json.loads(file.read_text()) == PLAN
+
+
+@pytest.mark.parametrize("directory", ["/dev/fd", "/proc/self/fd"])
+def test_events_into_an_open_descriptor_go_behind_what_was_written_to_it(tmp_path: Path, directory: str) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as log:
+        log.write("before\n")
+        log.flush()
+        with rendering(Output(json_into=Path(directory) / str(log.fileno()))) as report:
+            report(PLAN)
+        log.write("after\n")
+    first, event, last = path.read_text().splitlines()
+    assert (first, json.loads(event), last) == ("before", PLAN, "after")
+
+
+def test_events_into_a_descriptor_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("")
+    with path.open() as log:
+        number = log.fileno()
+        with pytest.raises(UsageError, match="reading only"), rendering(Output(json_into=Path(f"/dev/fd/{number}"))):
+            raise AssertionError("begun")
+    with pytest.raises(UsageError, match="Bad file descriptor"), rendering(Output(json_into=Path(f"/dev/fd/{number}"))):
+        raise AssertionError("begun")
+
+
 def test_rendering_json_is_one_object_a_line_whatever_threads_do(capsys: pytest.CaptureFixture[str]) -> None:
     with rendering(Output("json")) as report, ThreadPoolExecutor(8) as pool:
         list(pool.map(report, [PLAN | {"number": number} for number in range(200)]))
