@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger.errors import StateError
+
 RECORD = "record.json"
 """In a VM's directory: what the store says of it."""
+_LONGEST_NAME = 250
+"""With `.lock` behind it, a file's name has at most 255 bytes (NAME_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +66,7 @@ class Home:
         return self.images / digest
 
     def lock(self, name: str) -> Path:
+        """Raises StateError for a name that would lead out of the directory of locks."""
+        if "/" in name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise StateError(f"{name[:80]!r} cannot name a lock", hint="banger validate PLAYBOOK tells of wrong names")
         return self.root / "locks" / f"{name}.lock"

@@ -17,11 +17,13 @@ from banger.core.destroy import destroy_vm, former_of, resources_of
 from banger.core.handles import state_word, vmm_process
 from banger.core.images import known_image
 from banger.core.plan import plan
+from banger.core.play import NAME, NAME_HINT
 from banger.core.playbook import adhoc
 from banger.core.reconcile import reconcile
 from banger.core.session import Session, VmJournal
 from banger.core.state import Records, VmRecord
 from banger.core.suggest import did_you_mean
+from banger.core.variables import shorten
 from banger.errors import UsageError
 from banger.resource import Absent, Resource
 
@@ -30,6 +32,8 @@ Act = Callable[[Session, VmRecord, Flag], Outcome]
 
 def recorded(session: Session, names: Sequence[str]) -> list[VmRecord]:
     """The records of these VMs. Raises UsageError for a name that has none, with the nearest that has."""
+    for name in names:
+        _refuse_unusable(name)
     known = session.store.snapshot().by_name()
     for name in names:
         if name not in known:
@@ -59,6 +63,7 @@ def ensure_running(session: Session, name: str, wish: Mapping[str, Any]) -> list
 
     `wish`: keys of a VM as a playbook has them, sizes as text, for a new one. Raises UsageError for what cannot be.
     """
+    _refuse_unusable(name)  # a lock has it in its path
     with session.locked([name], "banger vm run"):
         records = session.store.snapshot()
         record = records.vm(name)
@@ -70,6 +75,11 @@ def ensure_running(session: Session, name: str, wish: Mapping[str, Any]) -> list
                 hint="change its playbook and apply that, or choose another name",
             )
         return _settled(session, [name], 1, _start)
+
+
+def _refuse_unusable(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{shorten(name)} cannot be the name of any VM", hint=NAME_HINT)
 
 
 def _make(session: Session, name: str, wish: Mapping[str, Any], records: Records) -> list[Outcome]:

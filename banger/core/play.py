@@ -40,6 +40,7 @@ MAXIMUM_DISK = Size.parse("15TiB")
 MAXIMUM_VCPUS = 255
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME_HINT = "a to z, 0 to 9 and '-', at most 63 of them, beginning and ending with a letter or digit"
 
 
 class PlayReader:
@@ -350,8 +351,7 @@ class PlayReader:
             self._unnamed.add(kind)
             return False
         if not NAME.fullmatch(node.value):
-            hint = "a to z, 0 to 9 and '-', at most 63 of them, beginning and ending with a letter or digit"
-            self._problem(node.place, f"{variables.shorten(node.value)} cannot be the name of any {kind}", hint)
+            self._problem(node.place, f"{variables.shorten(node.value)} cannot be the name of any {kind}", NAME_HINT)
             return False
         found = self._named[kind].get(node.value)
         if found is None:

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from banger.cli import cli
+from banger.core.home import Home
+from banger.errors import StateError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,22 @@ def test_show_writes_out_what_would_command_the_terminal(monkeypatch: pytest.Mon
 def test_run_without_an_image_says_what_to_do() -> None:
     done = invoke("vm", "run", "--name", "n", "--", "true")
     assert "it is not said which image" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["x/../../../evil", "..", "Web", "", "a" * 64, "a\0b"])
+def test_name_that_no_vm_can_have_is_refused_before_all_else(name: str, home: Path) -> None:
+    for arguments in (("run", "--name", name, "--", "true"), ("start", name), ("stop", name), ("delete", name)):
+        done = invoke("vm", *arguments)
+        assert isinstance(done.exception, UsageError)
+        assert "cannot be the name of any VM" in done.exception.message
+    assert not [path for path in home.parent.rglob("*") if path.suffix == ".lock"]
+
+
+def test_lock_lies_in_the_directory_of_locks(home: Path) -> None:
+    assert Home(home).lock("vm-web").parent == home / "locks"
+    for name in ("vm-x/../../evil", "/evil", "a\0b", "a" * 251):
+        with pytest.raises(StateError, match="cannot name a lock"):
+            Home(home).lock(name)
 
 
 def test_doctor_names_each_need_what_it_found_and_the_cure() -> None:
