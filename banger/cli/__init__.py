@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from banger.cli.screen import say
+from banger.cli.streams import guarded
 from banger.errors import BangerError
 
 COMMANDS = {
@@ -78,6 +79,10 @@ def cli(verbose: bool) -> None:
 def main() -> NoReturn:
     """The `banger` command. A known failure is a paragraph and an exit code; an unknown one a traceback."""
     cycles.disable()  # a run is short, and what it makes it keeps: looking for cycles is a tenth of it
+    guarded(_run)
+
+
+def _run() -> NoReturn:
     try:
         # Not standalone, click returns the code of a command that ended by `Exit`, and what others returned: None.
         code = cli.main(prog_name="banger", standalone_mode=False)

@@ -18,6 +18,7 @@ import click
 
 from banger.cli.files import open_for_events
 from banger.cli.screen import say, visible
+from banger.cli.streams import lossy
 from banger.core.report import Event, Report
 from banger.errors import Problem
 from banger.scalars import human
@@ -62,7 +63,7 @@ def rendering(output: Output) -> Iterator[Report]:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     with os.fdopen(open_for_events(path), "w", encoding="utf-8", buffering=1) as stream:
-        yield stream
+        yield lossy(stream, str(path))
 
 
 @contextmanager
@@ -89,7 +90,8 @@ def _only_ours() -> Iterator[TextIO]:
         stdout.flush()
         with suppress(io.UnsupportedOperation):  # a stream of Python's alone
             number = stdout.fileno()
-            stdout = stack.enter_context(os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1))
+            ours = stack.enter_context(os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1))
+            stdout = lossy(ours, "stdout")
             os.dup2(sys.stderr.fileno(), number)
             stack.callback(os.dup2, stdout.fileno(), number)
         stack.enter_context(redirect_stdout(sys.stderr))
