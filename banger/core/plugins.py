@@ -121,13 +121,14 @@ class Plugins:
     # --- declare
 
     def guest_modules(self) -> dict[str, GuestModule]:
-        return self._declared((d for answer in self._ask("register_guest_modules") for d in _flat(answer)), "module")
+        answers = self._ask("register_guest_modules")
+        return self._declared([(n, each) for n, a in answers for each in self._several(n, a, GuestModule)], "module")
 
     def image_sources(self) -> dict[str, ImageSource]:
-        return self._declared(self._ask("register_image_source"), "image source")
+        return self._declared(self._each("register_image_source", ImageSource), "image source")
 
     def network_kinds(self) -> dict[str, NetworkKind]:
-        return self._declared(self._ask("register_network_kind"), "network plugin")
+        return self._declared(self._each("register_network_kind", NetworkKind), "network plugin")
 
     def declared(self) -> Declared:
         """All that plugins add to the language of playbooks, and themselves to judge what is written in it."""
@@ -145,7 +146,8 @@ class Plugins:
     # --- check, guest, end: everyone is asked
 
     def validate_vm(self, vm: Vm, image: Image) -> list[Problem]:
-        return [problem for _, problems in self._ask("validate_vm", vm=vm, image=image) for problem in problems]
+        answers = self._ask("validate_vm", vm=vm, image=image)
+        return [problem for name, answer in answers for problem in self._several(name, answer, Problem)]
 
     def contribute_guest_config(self, builder: GuestConfig, vm: Vm, image: Image) -> None:
         for name, implementation in self._implementations("contribute_guest_config"):
@@ -160,11 +162,7 @@ class Plugins:
 
     def find_leftovers(self, vms: Path, known: Collection[str], host: HostView) -> list[Leftover]:
         answers = self._ask("find_leftovers", vms=vms, known=known, host=host)
-        found = [(name, leftover) for name, leftovers in answers for leftover in leftovers]
-        for name, leftover in found:
-            if not isinstance(leftover, Leftover):
-                raise PluginError(f"plugin {self._infos[name]} returned {leftover!r}, which is not a Leftover")
-        return [leftover for _, leftover in found]
+        return [leftover for name, answer in answers for leftover in self._several(name, answer, Leftover)]
 
     # --- where one plugin answers, by name
 
@@ -253,18 +251,26 @@ class Plugins:
             return list(answer) if hasattr(answer, "__next__") else answer
         except BangerError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # who calls sys.exit() has failed as well, and ends nobody else
             info = self._infos[name]
             raise PluginError(f"plugin {info} failed in {hook}: {type(error).__name__}: {error}") from error
 
+    def _each(self, hook: str, kind: type[T]) -> list[tuple[str, T]]:
+        return [(name, self._several(name, [answer], kind)[0]) for name, answer in self._ask(hook)]
+
     def _resources(self, plugin: str, answer: Any) -> list[Resource]:
-        if isinstance(answer, Resource) or not isinstance(answer, Iterable):
-            raise PluginError(f"plugin {self._infos[plugin]} returned {type(answer).__name__}, not a list of resources")
-        resources = list(answer)
-        for resource in resources:
-            if not isinstance(resource, Resource):
-                raise PluginError(f"plugin {self._infos[plugin]} returned {resource!r}, which is not a resource")
-        return resources
+        return self._several(plugin, answer, Resource)  # type: ignore[type-abstract]  # asked only whether it is one
+
+    def _several(self, plugin: str, answer: Any, kind: type[T]) -> list[T]:
+        """The answer as a list of these. Raises PluginError when it is none."""
+        if isinstance(answer, kind) or not isinstance(answer, Iterable):
+            given = type(answer).__name__
+            raise PluginError(f"plugin {self._infos[plugin]} returned {given}, not a list of {kind.__name__}s")
+        found = list(answer)
+        for each in found:
+            if not isinstance(each, kind):
+                raise PluginError(f"plugin {self._infos[plugin]} returned {each!r}, which is not a {kind.__name__}")
+        return found
 
     def _declared(self, answers: Iterable[tuple[str, Declaration]], what: str) -> dict[str, Declaration]:
         owners: dict[str, str] = {}
@@ -278,10 +284,6 @@ class Plugins:
                 )
             owners[name], declared[name] = plugin, declaration
         return declared
-
-
-def _flat(answer: tuple[str, Iterable[T]]) -> list[tuple[str, T]]:
-    return [(answer[0], item) for item in answer[1]]
 
 
 def _built_in(name: str) -> Callable[[], ModuleType]:
@@ -322,7 +324,7 @@ def _load(
         plugin = load()
         manager.register(plugin, name=name)
         _refuse_unknown_hooks(manager, plugin)
-    except Exception as error:  # noqa: BLE001  # third-party code may raise anything; one of them must not stop the rest
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever third-party code raises, it does not stop the rest
         if manager.has_plugin(name):
             manager.unregister(name=name)
         return PluginInfo(name, version, source, (), f"failed: {type(error).__name__}: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ from banger.core.plugins import BUILT_IN, Plugins
 from banger.errors import DiskError, PluginError
 from banger.guestconfig import GuestConfig
 from banger.hooks import hookimpl
-from banger.types import GuestModule, NetworkSetup, UserAttachment
+from banger.types import GuestModule, NetworkSetup, Problem, UserAttachment
 
 VM: Any = SimpleNamespace(name="web", nic=SimpleNamespace(plugin="x"), vmm="x", vmm_key="web/vmm")
 IMAGE: Any = SimpleNamespace()
@@ -82,6 +82,40 @@ def test_hook_that_raises_while_it_generates_names_the_plugin() -> None:
         plugins.guest_modules()
 
 
+def test_hook_that_ends_the_process_is_its_plugin_s_failure() -> None:
+    def validate_vm(vm: Any) -> list[Any]:
+        sys.exit(0)
+
+    with pytest.raises(PluginError, match=r"plugin culprit \(given 0\) failed in validate_vm: SystemExit: 0"):
+        Plugins.of(culprit=plugin(validate_vm=validate_vm)).validate_vm(VM, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer", "told"),
+    [
+        ("validate_vm", ["too small"], "returned 'too small', which is not a Problem"),
+        ("validate_vm", "too small", "returned 't', which is not a Problem"),
+        ("validate_vm", Problem(None, "too small"), "returned Problem, not a list of Problems"),
+        ("find_leftovers", 3, "returned int, not a list of Leftovers"),
+        ("teardown_handles", ["x"], "returned 'x', which is not a Resource"),
+        ("register_guest_modules", ["file"], "returned 'file', which is not a GuestModule"),
+        ("register_image_source", "tar", "returned 'tar', which is not a ImageSource"),
+    ],
+)
+def test_answer_of_another_kind_names_the_plugin(hook: str, answer: Any, told: str) -> None:
+    plugins = Plugins.of(culprit=plugin(**{hook: lambda: answer}))
+    questions: dict[str, Callable[[], object]] = {
+        "validate_vm": lambda: plugins.validate_vm(VM, IMAGE),
+        "find_leftovers": lambda: plugins.find_leftovers(Path(), (), IMAGE),
+        "teardown_handles": lambda: plugins.teardown_handles(VM, {}),
+        "register_guest_modules": plugins.guest_modules,
+        "register_image_source": plugins.image_sources,
+    }
+    with pytest.raises(PluginError) as error:
+        questions[hook]()
+    assert error.value.message == f"plugin culprit (given 0) {told}"
+
+
 def test_hook_with_a_known_error_keeps_it() -> None:
     def setup_network(vm: Any) -> NetworkSetup:
         raise DiskError("no room")
@@ -140,6 +174,7 @@ def _install(site: Path, name: str, body: str) -> None:
     [
         ("from banger.hooks import hookimpl\n@hookimpl\ndef validate_vm(vm): ...\n", "active"),
         ("raise RuntimeError('broken at import')\n", "failed: RuntimeError: broken at import"),
+        ("import sys\nsys.exit(3)\n", "failed: SystemExit: 3"),
         (
             "from banger.hooks import hookimpl\n@hookimpl\ndef validate_wm(vm): ...\n",
             "failed: PluginError: there is no hook 'validate_wm'; did you mean 'validate_vm'?",
