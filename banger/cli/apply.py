@@ -47,4 +47,5 @@ def apply(
             raise UsageError(f"{playbook} is a plan, and has its own options", hint="make another with banger plan")
         playbook = kept.playbook
         options = replace(options, **kept.options(), kept=kept)
-    perform(output, lambda session: apply_playbook(session, playbook, options), detailed=detailed_exitcode)
+    act = partial(apply_playbook, path=playbook, options=options)
+    perform(output, act, detailed=detailed_exitcode, makes=not check)

@@ -18,10 +18,12 @@ from banger.errors import BangerError, HostError, PlaybookError, Problem
 CHANGES_PENDING = 4
 
 
-def perform(output: Output, act: Callable[[Session], list[Outcome]], *, detailed: bool = False) -> None:
+def perform(
+    output: Output, act: Callable[[Session], list[Outcome]], *, detailed: bool = False, makes: bool = False
+) -> None:
     """Do it, with a session that shows what is happening. Raises Exit when it did not end well.
 
-    `detailed`: something to do is exit code 4.
+    `detailed`: something to do is exit code 4. `makes`: it makes things, for which no plugin may be missing.
     """
     began = time.monotonic()
     with rendering(output) as report:
@@ -31,7 +33,12 @@ def perform(output: Output, act: Callable[[Session], list[Outcome]], *, detailed
 
         report({"type": "version", "events": VERSION})
         try:
-            outcomes = act(open_session(report))
+            session = open_session(report)
+            if makes:
+                session.plugins.refuse_failed()
+            for told in session.plugins.failures() if output.for_programs else []:  # people are told on stderr
+                report({"type": "note", "subject": "", "message": told, "level": "warning"})
+            outcomes = act(session)
         except BangerError as error:
             for event in refusals(error):
                 report(event)

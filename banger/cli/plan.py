@@ -40,4 +40,4 @@ def plan(playbook: Path, file: Path | None, detailed_exitcode: bool, options: Ap
             write_private(file, kept.text())
         return outcomes
 
-    perform(output, act, detailed=detailed_exitcode)
+    perform(output, act, detailed=detailed_exitcode, makes=file is not None)

@@ -42,6 +42,11 @@ class Output:
     json_into: Path | None = None
     stderr: bool = False
 
+    @property
+    def for_programs(self) -> bool:
+        """Whether events go anywhere as JSON."""
+        return self.form == "json" or self.json_into is not None
+
 
 @contextmanager
 def rendering(output: Output) -> Iterator[Report]:

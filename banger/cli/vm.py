@@ -77,7 +77,7 @@ def start(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     from banger.cli.perform import perform
     from banger.core import lifecycle
 
-    perform(output, lambda session: lifecycle.start(session, names, number_of(forks)))
+    perform(output, lambda session: lifecycle.start(session, names, number_of(forks)), makes=True)
 
 
 @vm.command("stop")
@@ -149,7 +149,7 @@ def run(name: str, command: tuple[str, ...], **wish: Any) -> None:
     from banger.core import lifecycle
 
     given = {key: value for key, value in wish.items() if value}
-    perform(Output(stderr=True), lambda session: lifecycle.ensure_running(session, name, given))
+    perform(Output(stderr=True), lambda session: lifecycle.ensure_running(session, name, given), makes=True)
     home = Home.from_environment()
     (record,) = [record for record in Store(home.state, home.lock("state")).snapshot().vms() if record.name == name]
     _enter(home, record, command, vsock=False)

@@ -99,10 +99,10 @@ class Plugins:
                 source = distribution.name if distribution else "unknown"
                 version = distribution.version if distribution else "?"
                 infos.append(_load(manager, point.name, source, version, point.load, blocked))
-        for info in infos:
-            if info.status.startswith("failed"):
-                _log.warning("plugin %s is not in use: %s", info, info.status)
-        return cls(manager, infos)
+        plugins = cls(manager, infos)
+        for told in plugins.failures():
+            _log.warning("warning: %s", told)
+        return plugins
 
     @classmethod
     def of(cls, **modules: object) -> Plugins:
@@ -117,6 +117,23 @@ class Plugins:
 
     def infos(self) -> list[PluginInfo]:
         return sorted(self._infos.values(), key=lambda info: info.name)
+
+    def failures(self) -> list[str]:
+        """Of each plugin that is installed and not blocked, and could not be loaded: which, and why."""
+        return [f"plugin {info} is not in use: {info.status}" for info in self._failed]
+
+    def refuse_failed(self) -> None:
+        """Raises PluginError where one could not be loaded: what it wrote into guests would be taken out of them."""
+        if failed := self._failed:
+            names = ",".join(info.name for info in failed)
+            raise PluginError(
+                "; ".join(self.failures()) + "; nothing was changed, for what it is there for would be taken away",
+                hint=f"mend it, or go on without it: BANGER_BLOCK_PLUGINS={names}",
+            )
+
+    @property
+    def _failed(self) -> list[PluginInfo]:
+        return [info for info in self.infos() if info.status.startswith("failed")]
 
     # --- declare
 
