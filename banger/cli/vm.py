@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from banger.cli.options import forks_option, format_option, number_of, output_options
+from banger.cli.options import forks_option, format_option, number_of, output_options, yes_option
 from banger.cli.screen import say
 from banger.cli.table import aligned
 from banger.core.handles import HandleCache, state_word, vmm_process
@@ -94,14 +94,18 @@ def stop(names: tuple[str, ...], forks: int | None, output: Output) -> None:
 
 @vm.command("delete")
 @names_argument
+@yes_option
 @forks_option
 @output_options
-def delete(names: tuple[str, ...], forks: int | None, output: Output) -> None:
+def delete(names: tuple[str, ...], yes: bool, forks: int | None, output: Output) -> None:
     """Take these VMs away, with their disks and all they left on this host."""
-    from banger.cli.perform import perform
+    from functools import partial
+
+    from banger.cli.perform import confirmed, perform
     from banger.core import lifecycle
 
-    perform(output, lambda session: lifecycle.delete(session, names, number_of(forks)))
+    confirm = partial(confirmed, "This removes all disks of", yes=yes)
+    perform(output, lambda session: lifecycle.delete(session, names, number_of(forks), confirm))
 
 
 @vm.command("show")

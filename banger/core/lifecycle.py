@@ -28,6 +28,7 @@ from banger.errors import UsageError
 from banger.resource import Absent, Resource
 
 Act = Callable[[Session, VmRecord, Flag], Outcome]
+Confirm = Callable[[Sequence[str]], None]
 
 
 def recorded(session: Session, names: Sequence[str]) -> list[VmRecord]:
@@ -53,9 +54,13 @@ def stop(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
     return _each(session, names, forks, "banger vm stop", _stop)
 
 
-def delete(session: Session, names: Sequence[str], forks: int) -> list[Outcome]:
-    """Take these VMs away with all they are."""
-    return _each(session, names, forks, "banger vm delete", lambda session, record, _: destroy_vm(session, record))
+def delete(session: Session, names: Sequence[str], forks: int, confirm: Confirm = lambda names: None) -> list[Outcome]:
+    """Take these VMs away with all they are. `confirm` is told of them first, and what it raises ends the run."""
+
+    def act(session: Session, record: VmRecord, _: Flag) -> Outcome:
+        return destroy_vm(session, record)
+
+    return _each(session, names, forks, "banger vm delete", act, confirm)
 
 
 def ensure_running(session: Session, name: str, wish: Mapping[str, Any]) -> list[Outcome]:
@@ -129,9 +134,12 @@ def show(session: Session, name: str) -> dict[str, Any]:
     }
 
 
-def _each(session: Session, names: Sequence[str], forks: int, purpose: str, act: Act) -> list[Outcome]:
+def _each(
+    session: Session, names: Sequence[str], forks: int, purpose: str, act: Act, confirm: Confirm = lambda names: None
+) -> list[Outcome]:
     recorded(session, names)  # a wrong name is told before anything is locked
     with session.locked(list(names), purpose):
+        confirm(list(dict.fromkeys(names)))
         return _settled(session, names, forks, act)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -127,6 +128,23 @@ def test_run_without_any_image_says_what_to_do(world: World) -> None:
     with pytest.raises(UsageError, match="not said which image") as refused:
         lifecycle.ensure_running(world.session(), "new", {})
     assert refused.value.hint == "apply a playbook with an image first"
+
+
+def test_delete_is_confirmed_before_disks_go(world: World) -> None:
+    world.apply(world.write())
+    asked: list[list[str]] = []
+
+    def refuse(names: Sequence[str]) -> None:
+        asked.append(list(names))
+        raise UsageError("no")
+
+    with pytest.raises(UsageError, match="no"):
+        lifecycle.delete(world.session(), ["web", "db", "web"], 1, refuse)
+    assert asked == [["web", "db"]]
+    assert world.runs("web")
+    with pytest.raises(UsageError, match="there is no VM"):
+        lifecycle.delete(world.session(), ["nobody"], 1, refuse)
+    assert len(asked) == 1, "of a VM that is not there nothing is asked"
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from banger.cli import cli
 from banger.cli.perform import confirmed, exit_code, refusals, summary
 from banger.core.apply import Interrupted, Outcome
+from banger.core.plugins import Plugins
 from banger.errors import BangerError, HostError, PlaybookError, Problem
 from banger.types import Place
 
@@ -93,3 +95,14 @@ def test_person_at_a_terminal_is_asked_before_disks_go(monkeypatch: pytest.Monke
     assert _ask(monkeypatch, "n\n", terminal=True, yes=False) == f"{asked}n\nnothing was changed\n1"
     assert _ask(monkeypatch, "", terminal=True, yes=True) == "done\n0"
     assert _ask(monkeypatch, "", terminal=False, yes=False) == "done\n0"
+
+
+@pytest.mark.parametrize("yes", [False, True])
+def test_delete_asks_as_destroy_does(yes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[str, ...], bool]] = []
+    monkeypatch.setattr("banger.cli.perform.confirmed", lambda question, names, *, yes: asked.append((names, yes)))
+    monkeypatch.setattr("banger.core.lifecycle.delete", lambda session, names, forks, confirm: confirm(names) or [])
+    monkeypatch.setattr("banger.cli.perform.open_session", lambda report: SimpleNamespace(plugins=Plugins.of()))
+    done = CliRunner().invoke(cli, ["vm", "delete", "web", *(["--yes"] if yes else [])])
+    assert done.exit_code == 0, done.output
+    assert asked == [(("web",), yes)]
