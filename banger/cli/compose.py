@@ -22,7 +22,9 @@ _OF_HOST = Path("/run/banger")
 
 def open_session(report: Report) -> Session:
     """`report` is told what happens."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # rolls back, as Ctrl-C does
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # rolls back, as Ctrl-C does
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup(1): what goes on without its terminal
+            signal.signal(ending, signal.default_int_handler)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a lock for each VM is an open file
     os.umask(os.umask(0o077) | 0o022)  # what others could write, they could make theirs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import click
 
 from banger.cli.compose import open_session
 from banger.cli.render import Output, data_of, rendering
-from banger.core.apply import Interrupted, Outcome
+from banger.core.apply import Interrupted, NotBegun, Outcome
 from banger.core.report import VERSION, Event
 from banger.core.session import Session
 from banger.errors import BangerError, HostError, PlaybookError, Problem
@@ -44,6 +45,9 @@ def perform(
                 report(event)
             ended([], error.exit_code)
             raise
+        except KeyboardInterrupt:
+            ended([], Interrupted.exit_code)
+            raise
         code = exit_code(outcomes) or (CHANGES_PENDING if detailed and any(map(_has_changes, outcomes)) else 0)
         ended(outcomes, code)
     if code:
@@ -66,19 +70,21 @@ def _has_changes(outcome: Outcome) -> bool:
 
 def summary(outcomes: Sequence[Outcome], seconds: float, code: int) -> Event:
     """The last event: in how many subjects something went which way."""
-    failed = [outcome for outcome in outcomes if outcome.error]
-    changed = [outcome for outcome in outcomes if outcome.changed]
-    pending = [outcome for outcome in outcomes if outcome.pending]
+    counts = Counter(map(_counted_as, outcomes))
     return {
         "type": "summary",
         "subjects": len(outcomes),
-        "changed": len(changed),
-        "failed": len(failed),
-        "pending": len(pending),
-        "unchanged": sum(not (o.changed or o.error or o.pending) for o in outcomes),
+        **{word: counts[word] for word in ("changed", "failed", "pending", "not_begun", "unchanged")},
         "seconds": round(seconds, 3),
         "exit_code": code,
     }
+
+
+def _counted_as(outcome: Outcome) -> str:
+    """Each subject once: as what the user has to see to first."""
+    if outcome.error:
+        return "not_begun" if isinstance(outcome.error, NotBegun) else "failed"
+    return "pending" if outcome.pending else "changed" if outcome.changed else "unchanged"
 
 
 def refusals(error: BangerError) -> list[Event]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _VERBS = {"create": "+", "update": "~", "remove": "-", "pending": "!", "blocked": "x"}
+_INTERRUPTED = 130
 _NAMED_ALIKE = 3
 """How many of the VMs that have the same plan as one before them are named."""
 
@@ -136,10 +137,16 @@ def lines_of(event: Event) -> list[str]:
         case "recap":
             counts = "  ".join(f"{name}={event[name]}" for name in ("ok", "changed", "failed", "pending", "skipped"))
             return [f"{subject:<28} {counts}"]
-        case "summary" if event["subjects"] > 1:
-            counts = ", ".join(f"{event[name]} {name}" for name in ("changed", "unchanged", "failed", "pending"))
-            return [f"{event['subjects']} in {event['seconds']:.1f} s: {counts}"]
+        case "summary" if event["subjects"]:
+            return _summed_up(event)
     return []
+
+
+def _summed_up(event: Event) -> list[str]:
+    counts = ", ".join(f"{event[name]} {name}" for name in ("changed", "unchanged", "failed", "pending"))
+    waiting = f", {event['not_begun']} not begun" if event.get("not_begun") else ""
+    lines = [f"{event['subjects']} in {event['seconds']:.1f} s: {counts}{waiting}"] if event["subjects"] > 1 else []
+    return [*lines, "interrupted: run the same command again"] if event["exit_code"] == _INTERRUPTED else lines
 
 
 def _planned(action: dict[str, Any]) -> list[str]:

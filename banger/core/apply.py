@@ -15,6 +15,9 @@ from banger.errors import BangerError
 from banger.host import Host
 from banger.resource import Handle, Lifetime, Resource, Stage
 
+_NAMED = 5
+"""How many of those that were not begun are named."""
+
 
 class Journal(Protocol):
     """Where one subject's handles are recorded: before each effect, and after it."""
@@ -36,6 +39,10 @@ class Interrupted(BangerError):
     """The user asked to stop; what was half done has been rolled back."""
 
     exit_code = 130
+
+
+class NotBegun(Interrupted):
+    """The user asked to stop before anything was done about it: it is as it was, and has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +158,9 @@ def in_parallel(
     For those that are `idle`, with next to nothing to do, a thread would cost more than the work: they come first.
 
     An interrupt (Ctrl-C) lets each subject end the effect it is at and rolls it back: its outcome is `Interrupted`, and
-    `cancelled` is set for whatever else the caller had in mind. A second one is raised at once, with threads still at
-    work: the caller ends the process, and the next command repairs what that leaves.
+    of those that were not begun `NotBegun`; `cancelled` is set for whatever else the caller had in mind. A second one
+    is raised at once, with threads still at work: the caller ends the process, and the next command repairs what that
+    leaves.
     """
     cancelled = cancelled or Flag()
     done: dict[str, Outcome] = {}
@@ -172,10 +180,26 @@ def in_parallel(
     finally:
         pool.shutdown(wait=False)
     done |= {subject: future.result() for subject, future in futures.items()}
-    outcomes = [done.get(subject) or Outcome(subject, error=Interrupted("interrupted")) for subject in work]
+    outcomes = [done.get(subject) or _unbegun(subject) for subject in work]
     for outcome in outcomes:
-        report(outcome.recap)
+        if not isinstance(outcome.error, NotBegun):
+            report(outcome.recap)
+    tell_not_begun([outcome.subject for outcome in outcomes if isinstance(outcome.error, NotBegun)], report)
     return outcomes
+
+
+def tell_not_begun(subjects: Sequence[str], report: Report) -> list[Outcome]:
+    """What an interrupt left as it was, told in one line; each with its outcome."""
+    if subjects:
+        named = [subject.partition("/")[2] for subject in subjects[:_NAMED]]
+        more = f" and {len(subjects) - _NAMED} more" if len(subjects) > _NAMED else ""
+        message = f"not begun: {', '.join(named)}{more}"
+        report({"type": "note", "subject": "", "message": message, "subjects": list(subjects)})
+    return [_unbegun(subject) for subject in subjects]
+
+
+def _unbegun(subject: str) -> Outcome:
+    return Outcome(subject, error=NotBegun("interrupted before it was begun"))
 
 
 def _guarded(subject: str, task: Callable[[Flag], Outcome], report: Report, cancelled: Flag) -> Outcome:
@@ -186,9 +210,7 @@ def _guarded(subject: str, task: Callable[[Flag], Outcome], report: Report, canc
 
 def _attempted(subject: str, task: Callable[[Flag], Outcome], report: Report, cancelled: Flag) -> Outcome:
     try:
-        if cancelled.is_set():
-            raise Interrupted("interrupted before it was begun")
-        return task(cancelled)
+        return _unbegun(subject) if cancelled.is_set() else task(cancelled)
     except Exception as error:  # noqa: BLE001  # whatever went wrong with this one, the others are told of and go on
         hint = error.hint if isinstance(error, BangerError) else None
         report({"type": "failed", "subject": subject, "message": str(error), "hint": hint})

@@ -14,7 +14,7 @@ from threading import Event as Flag
 from typing import Any
 
 from banger.core import access, building, by_hand, images, judgement, recipe, saved_guest, saved_record, tasks
-from banger.core.apply import Interrupted, Outcome, carry_out, in_parallel
+from banger.core.apply import NotBegun, Outcome, carry_out, in_parallel, tell_not_begun
 from banger.core.assemble import problems_of_files
 from banger.core.choice import settle
 from banger.core.destroy import resources_of, take_away, write_off
@@ -199,10 +199,14 @@ class Run:
         return losing
 
     def _cut_short(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """What was done of a run that goes no further; an interrupt between two subjects' work is an outcome too."""
-        if self._cancelled.is_set() and not any(outcome.error for outcome in outcomes):
-            return [*outcomes, Outcome("apply", error=Interrupted("interrupted"))]
-        return outcomes
+        """What was done of a run that goes no further; after an interrupt, with what was not begun."""
+        if not self._cancelled.is_set():
+            return outcomes
+        all_of_it = [f"image/{name}" for name in self._roster.image_plans]
+        all_of_it += [f"vm/{name}" for name in (*self._absent, *(request.name for request in self._roster.wanted))]
+        told = {outcome.subject for outcome in outcomes}
+        unbegun = [subject for subject in all_of_it if subject not in told]
+        return outcomes + tell_not_begun(unbegun, self._session.report)
 
     def check(self) -> dict[str, ImagePlan]:
         """Everything that is wrong, found on drafts of all images and VMs. Raises PlaybookError with all of it."""
@@ -396,6 +400,8 @@ class Run:
             moved = record.nic != before.nic
             record = on_its_card(record, before) if moved else replace(record, network_options=before.network_options)
         error = str(outcome.error) if outcome.error else ""
+        if isinstance(outcome.error, NotBegun):
+            error = record.runtime.last_error
         return record.with_runtime(state="running" if vmm else "stopped", last_error=error)
 
     def _write(self, changed: Sequence[VmRecord]) -> None:

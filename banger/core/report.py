@@ -11,11 +11,11 @@ An event is a flat JSON object with `type`:
 - `done`     `subject`, `verb`, `resource`: one action ended well
 - `failed`   `subject`, `message`, `hint`
 - `ended`    `subject`: nothing more is done about it in this run
-- `note`     `subject`, `message`, perhaps `level`: `warning`
+- `note`     `subject`, `message`, perhaps `level`: `warning`, perhaps `subjects`: a list of those it is about
 - `recap`    `subject`, `ok`, `changed`, `failed`, `pending`, `skipped`
 - `problem`  `file`, `line`, `column`, `message`, `hint`: why nothing was done
-- `summary`  last: how many `subjects`, and how many of them `changed`, `unchanged`, `failed`, `pending`; `seconds`,
-             `exit_code`
+- `summary`  last: how many `subjects`, and how many of them `changed`, `unchanged`, `failed`, `pending`, `not_begun`;
+             `seconds`, `exit_code`
 """
 
 from __future__ import annotations

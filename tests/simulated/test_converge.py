@@ -470,7 +470,7 @@ def test_interrupt_of_a_destroy_leaves_what_was_not_begun(world: World, monkeypa
     monkeypatch.setattr(apply_room, "wait", interrupted_once)
     monkeypatch.setattr(apply_room, "ThreadPoolExecutor", _Later)
     outcomes = world.destroy(path)
-    assert {type(outcome.error) for outcome in outcomes.values()} == {apply_room.Interrupted}
+    assert {type(outcome.error) for outcome in outcomes.values()} == {apply_room.NotBegun}
     assert world.runs("web")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from banger.cli import cli
-from banger.cli.perform import confirmed, exit_code, refusals, summary
-from banger.core.apply import Interrupted, Outcome
+from banger.cli.perform import confirmed, exit_code, perform, refusals, summary
+from banger.cli.render import Output
+from banger.core.apply import Interrupted, NotBegun, Outcome
 from banger.core.plugins import Plugins
 from banger.errors import BangerError, HostError, PlaybookError, Problem
 from banger.types import Place
@@ -34,14 +38,17 @@ def test_exit_code_is_that_of_the_outcomes(outcomes: list[Outcome], code: int) -
     assert exit_code(outcomes) == code
 
 
-def test_summary_counts_subjects() -> None:
-    outcomes = [FAILED, Outcome("vm/b", changed=3, pending=2), Outcome("vm/c", changed=1), Outcome("vm/d", ok=4)]
+def test_summary_counts_each_subject_once() -> None:
+    failed = Outcome("vm/a", changed=2, pending=1, error=BangerError("no"))
+    unbegun = Outcome("vm/e", error=NotBegun("interrupted"))
+    outcomes = [failed, Outcome("vm/b", changed=3, pending=2), Outcome("vm/c", changed=1), Outcome("vm/d"), unbegun]
     assert summary(outcomes, 1.23456, 1) == {
         "type": "summary",
-        "subjects": 4,
-        "changed": 2,
+        "subjects": 5,
+        "changed": 1,
         "failed": 1,
         "pending": 1,
+        "not_begun": 1,
         "unchanged": 1,
         "seconds": 1.235,
         "exit_code": 1,
@@ -106,3 +113,40 @@ def test_delete_asks_as_destroy_does(yes: bool, monkeypatch: pytest.MonkeyPatch)
     done = CliRunner().invoke(cli, ["vm", "delete", "web", *(["--yes"] if yes else [])])
     assert done.exit_code == 0, done.output
     assert asked == [(("web",), yes)]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_signal_that_ends_a_command_is_taken_for_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: signal.Signals, ignored: bool
+) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+    program = f"""
+import os, signal
+from banger.cli.compose import open_session
+from banger.core.report import silent
+if {ignored}:
+    signal.signal({int(ending)}, signal.SIG_IGN)
+open_session(silent)
+try:
+    os.kill(os.getpid(), {int(ending)})
+    print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ("went on\n" if ignored else "interrupted\n")
+
+
+def test_interrupt_outside_of_any_subject_s_work_ends_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+
+    def interrupted(session: object) -> list[Outcome]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        perform(Output("json"), interrupted)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["type"], last["subjects"], last["exit_code"]) == ("summary", 0, 130)

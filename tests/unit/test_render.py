@@ -25,7 +25,16 @@ PLAN = {
         {"verb": "pending", "resource": "web/root/guest-files", "reason": "/etc/motd: needs --restart"},
     ],
 }
-SUMMARY = {"type": "summary", "subjects": 3, "changed": 1, "unchanged": 2, "failed": 0, "pending": 0, "seconds": 4.21}
+SUMMARY = {
+    "type": "summary",
+    "subjects": 3,
+    "changed": 1,
+    "unchanged": 2,
+    "failed": 0,
+    "pending": 0,
+    "seconds": 4.21,
+    "exit_code": 0,
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,14 @@ SUMMARY = {"type": "summary", "subjects": 3, "changed": 1, "unchanged": 2, "fail
         ({"type": "version", "events": 1}, []),
         (SUMMARY, ["3 in 4.2 s: 1 changed, 2 unchanged, 0 failed, 0 pending"]),
         (SUMMARY | {"subjects": 1}, []),
+        (SUMMARY | {"subjects": 1, "exit_code": 130}, ["interrupted: run the same command again"]),
+        (
+            SUMMARY | {"subjects": 5, "not_begun": 2, "exit_code": 130},
+            [
+                "5 in 4.2 s: 1 changed, 2 unchanged, 0 failed, 0 pending, 2 not begun",
+                "interrupted: run the same command again",
+            ],
+        ),
     ],
 )
 def test_lines_of_an_event(event: dict[str, Any], lines: list[str]) -> None:
