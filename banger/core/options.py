@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 from banger.core import yaml_source
 from banger.core.checker import checker_of
 from banger.core.suggest import did_you_mean
-from banger.core.variables import Unrendered, is_template, shorten
+from banger.core.variables import Unrendered, is_template, names_in, shorten
 from banger.core.yaml_source import Node, Scalar
 from banger.errors import Place, Problem
 
@@ -183,9 +183,24 @@ def _reason(detail: ErrorDetails) -> str:
 
 
 def _shown(node: Node) -> str:
+    if isinstance(node, Scalar) and _came_of_template(node):
+        return f"{_word(node.value)} (from {shorten(node.text)})"
     if isinstance(node, Scalar):
         return shorten(node.text) if node.text else "empty"
     return "a list" if isinstance(node, yaml_source.Sequence) else "a mapping"
+
+
+def _came_of_template(node: Scalar) -> bool:
+    """Whether what a template gave is worth showing: not where it is another one for each VM, to be told only once."""
+    if isinstance(node.value, Unrendered) or not is_template(node.text) or node.value == node.text:
+        return False
+    return not any(name.partition(".")[0] == "vm" for name in names_in(node.text))
+
+
+def _word(value: yaml_source.Atom) -> str:
+    if isinstance(value, str):
+        return shorten(value)
+    return json.dumps(value)
 
 
 def _hint(node: Node, details: Sequence[ErrorDetails]) -> str | None:
@@ -202,6 +217,8 @@ def _hint(node: Node, details: Sequence[ErrorDetails]) -> str | None:
         return f"write [{node.text}]" if " " not in node.text else "write each item in a line of its own, after '- '"
     if "literal_error" in kinds and isinstance(node.value, str):
         return _literal_hint(node.value, str(details[0].get("ctx", {}).get("expected", "")))
+    if "int_type" in kinds and isinstance(node.value, str) and is_template(node.text):
+        return "write {{ … | int }}" if re.fullmatch("[0-9]+", node.value) else None
     if "bool_type" in kinds:
         return _boolean_hint(node.text)
     if "int_type" in kinds and isinstance(node.value, str) and re.fullmatch("[0-9]+", node.value):
@@ -223,7 +240,7 @@ def _boolean_hint(text: str) -> str | None:
 def _value_hint(node: Scalar, details: Sequence[ErrorDetails]) -> str | None:
     """What the type itself says would be right; for a size with another unit, the very size."""
     text = next(str(detail.get("ctx", {}).get("error", "")) for detail in details if detail["type"] == "value_error")
-    size = re.fullmatch(r"(\d+)\s*([kmgt])i?b?", node.text.strip(), re.IGNORECASE)
+    size = re.fullmatch(r"(\d+)\s*([kmgt])i?b?", str(node.value).strip(), re.IGNORECASE)
     if size and text.startswith("not a size"):
         return f"did you mean {size[1]}{size[2].upper()}iB?"
     return text.partition("; ")[2] or None
