@@ -89,5 +89,11 @@ class StateError(BangerError):
     """banger's own records cannot be read or written."""
 
 
+class HomeError(StateError):
+    """The home cannot be used as it is: a file that all depends on cannot be read, or a lock not be taken."""
+
+    exit_code = 3
+
+
 class PluginError(BangerError):
     """A plugin raised, or answered with something else than its hook promises. Names the plugin."""

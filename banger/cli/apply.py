@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from banger.cli.options import apply_options, forks_option, number_of, output_options, playbook_argument, yes_option
+from banger.cli.options import (
+    EventCommand,
+    apply_options,
+    forks_option,
+    number_of,
+    output_options,
+    playbook_argument,
+    yes_option,
+)
 from banger.cli.perform import confirmed, perform
 from banger.cli.render import Output
 from banger.core import planfile
@@ -17,7 +25,7 @@ from banger.core.converge import apply as apply_playbook
 from banger.errors import UsageError
 
 
-@click.command()
+@click.command(cls=EventCommand)
 @playbook_argument
 @click.option("--check", is_flag=True, help="Only say what would be done.")
 @click.option("--detailed-exitcode", is_flag=True, help="With --check: exit code 4 when there is something to do.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from banger.cli.options import (
+    EventCommand,
     extra_vars_option,
     forks_option,
     limit_option,
@@ -24,7 +25,7 @@ from banger.core.selection import Selection, words
 from banger.core.variables import parse_extra
 
 
-@click.command()
+@click.command(cls=EventCommand)
 @playbook_argument
 @limit_option
 @extra_vars_option

@@ -10,6 +10,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.cli.table import aligned
 from banger.core.choice import Answer, Choice, findings
 from banger.core.report import silent
@@ -25,9 +26,10 @@ _GET_PLUGIN = "see banger plugins list, and take it out of BANGER_BLOCK_PLUGINS 
 @format_option
 def doctor(form: str) -> None:
     """Look whether this host has what each plugin needs. Exit code 3 when what `auto` would choose cannot run."""
-    session = open_session(silent)
-    answers = findings(session.plugins, session.view)
-    choice = Choice.on(session.plugins, session.view)
+    with only_ours():
+        session = open_session(silent)
+        answers = findings(session.plugins, session.view)
+        choice = Choice.on(session.plugins, session.view)
     active = {info.name for info in session.plugins.infos() if info.status == "active"}
     used = (*choice.path, *ALWAYS)
     answers += [

@@ -12,6 +12,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.core.cause import Cause
 from banger.core.explain import explain as explain_subject
 from banger.core.report import silent
@@ -29,7 +30,8 @@ def explain(playbook: Path, subject: str, extra_vars: tuple[str, ...], form: str
     SUBJECT is vm.NAME, image.NAME or network.NAME, one key of it such as vm.web.memory, a file in its guest such as
     vm.web:/etc/motd, or a variable, var.NAME. The host is only looked at.
     """
-    cause = explain_subject(open_session(silent), playbook, subject, extra_settings(extra_vars))
+    with only_ours():
+        cause = explain_subject(open_session(silent), playbook, subject, extra_settings(extra_vars))
     if form == "json":
         click.echo(json.dumps(document(cause), ensure_ascii=False))
     else:

@@ -9,6 +9,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.files import refuse_foreign, write_private
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.core.export import export as exported
 from banger.core.export import is_export
 from banger.core.report import silent
@@ -30,7 +31,8 @@ def export(names: tuple[str, ...], output: Path | None) -> None:
     """
     if output:
         refuse_foreign(output, is_export, "an export")
-    found = exported(open_session(silent), names)
+    with only_ours():
+        found = exported(open_session(silent), names)
     if output:
         write_private(output, found.text)
     else:

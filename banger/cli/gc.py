@@ -11,6 +11,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.cli.table import aligned
 from banger.core.report import Event, silent
 from banger.scalars import human
@@ -37,7 +38,8 @@ def gc(delete: bool, images: bool, form: str) -> None:
             if event["type"] == "failed":
                 failures.append(event)
 
-        outcome, stays = collect(open_session(report), images=images)
+        with only_ours():
+            outcome, stays = collect(open_session(report), images=images)
         removed = outcome.changed
         if form == "json":
             told = [str(event["message"]) for event in failures]
@@ -46,7 +48,8 @@ def gc(delete: bool, images: bool, form: str) -> None:
             say(f"{removed} removed")
             _tell_what_stays(stays)
     else:
-        found = find(open_session(silent), images=images)
+        with only_ours():
+            found = find(open_session(silent), images=images)
         if form == "json":
             click.echo(json.dumps([_object(each) for each in found]))
         else:

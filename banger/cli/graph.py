@@ -12,6 +12,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, playbook_argument
+from banger.cli.streams import only_ours
 from banger.core.graph import Edge, Graph, Group, graph_of
 from banger.core.report import silent
 from banger.core.variables import parse_extra
@@ -33,7 +34,8 @@ def graph(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
 
     An arrow leads from what is needed to what needs it. The host is only looked at.
     """
-    drawn = graph_of(open_session(silent), playbook, parse_extra(extra_vars))
+    with only_ours():
+        drawn = graph_of(open_session(silent), playbook, parse_extra(extra_vars))
     click.echo(svg(drawn) if form == "svg" else mermaid(drawn))
 
 

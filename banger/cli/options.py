@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+
+from banger.errors import BangerError, UsageError
 
 Command = Callable[..., Any]
 
@@ -26,6 +29,50 @@ extra_vars_option = click.option(
     "-e", "--extra-vars", multiple=True, metavar="KEY=VALUE|@FILE", help="A variable, or a YAML file of variables."
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask before what cannot be undone.")
+
+
+class EventCommand(click.Command):
+    """A command that has events: a program that asks for them is told of a wrong command line by these, too."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        asked = _asks_for_json(args)  # parsing takes them away
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if asked:
+                _refuse(UsageError(error.format_message()), "json", None)
+            raise
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BangerError as error:
+            if not context.meta.get(TOLD):
+                _refuse(error, context.params["form"], context.params["json_into"])
+            raise
+
+
+TOLD = "banger.told"
+"""In a click context's `meta` once events are being told: then an error is told by them."""
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    return "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
+
+
+def _refuse(error: BangerError, form: str, json_into: Path | None) -> None:
+    """Tell programs of an error from before anything was begun; people are told when the command ends."""
+    if form != "json" and not json_into:
+        return
+    from banger.cli.perform import refuse
+    from banger.cli.render import Output
+
+    try:
+        refuse(Output(form, json_into), error)
+    except UsageError:  # that file cannot be written, of which the error may tell
+        refuse(Output(form), error)
 
 
 def output_options(command: Command) -> Command:

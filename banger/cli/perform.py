@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from banger.cli.compose import open_session
+from banger.cli.options import TOLD
 from banger.cli.render import Output, data_of, rendering
 from banger.core.apply import Interrupted, NotBegun, Outcome
 from banger.core.report import VERSION, Event
@@ -28,6 +29,8 @@ def perform(
     """
     began = time.monotonic()
     with rendering(output) as report:
+        if context := click.get_current_context(silent=True):
+            context.meta[TOLD] = True
 
         def ended(outcomes: Sequence[Outcome], code: int) -> None:
             report(summary(outcomes, time.monotonic() - began, code))
@@ -52,6 +55,13 @@ def perform(
         ended(outcomes, code)
     if code:
         raise click.exceptions.Exit(code)
+
+
+def refuse(output: Output, error: BangerError) -> None:
+    """The events of a command that could not even begin."""
+    with rendering(output) as report:
+        for event in ({"type": "version", "events": VERSION}, *refusals(error), summary([], 0, error.exit_code)):
+            report(event)
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from banger.cli.files import refuse_foreign, write_private
-from banger.cli.options import apply_options, output_options, playbook_argument
+from banger.cli.options import EventCommand, apply_options, output_options, playbook_argument
 from banger.cli.perform import perform
 from banger.cli.render import Output
 from banger.core import planfile
@@ -17,7 +17,7 @@ from banger.core.session import Session
 from banger.errors import UsageError
 
 
-@click.command()
+@click.command(cls=EventCommand)
 @playbook_argument
 @click.option(
     "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Keep it here, for banger apply."

@@ -7,12 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from banger.cli.loading import load_plugins
 from banger.cli.options import format_option
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.cli.table import aligned
-from banger.core.configuration import Configuration
-from banger.core.home import Home
-from banger.core.plugins import Plugins
 
 
 @click.group()
@@ -24,7 +23,8 @@ def plugins() -> None:
 @format_option
 def list_(form: str) -> None:
     """Name, version, source, status and hooks of every plugin."""
-    infos = Plugins.load(Configuration.load(Home.from_environment()).block_plugins).infos()
+    with only_ours():
+        infos = load_plugins().infos()
     if form == "json":
         click.echo(json.dumps([asdict(info) for info in infos]))
         return

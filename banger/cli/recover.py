@@ -10,6 +10,7 @@ import click
 from banger.cli.compose import open_session
 from banger.cli.options import format_option
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.cli.table import aligned
 from banger.core.report import silent
 
@@ -27,8 +28,9 @@ def recover(write: bool, form: str) -> None:
     """
     from banger.core import recover as core
 
-    session = open_session(silent)
-    findings = core.recover(session) if write else core.look(session)
+    with only_ours():
+        session = open_session(silent)
+        findings = core.recover(session) if write else core.look(session)
     if form == "json":
         click.echo(json.dumps(_object(findings, written=write)))
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,7 +17,7 @@ import click
 
 from banger.cli.files import open_for_events
 from banger.cli.screen import say, visible
-from banger.cli.streams import lossy
+from banger.cli.streams import lossy, only_ours
 from banger.core.report import Event, Report
 from banger.errors import Problem
 from banger.scalars import human
@@ -75,9 +74,19 @@ def _opened(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def _shown(output: Output) -> Iterator[Report]:
     if output.form == "json":
-        with _only_ours() as stdout:
+        with only_ours() as stdout:
             yield _json(stdout)
         return
+    if output.stderr:
+        with only_ours(), _told(output) as told:
+            yield told
+        return
+    with _told(output) as told:
+        yield told
+
+
+@contextmanager
+def _told(output: Output) -> Iterator[Report]:
     stream = sys.stderr if output.stderr else sys.stdout
     if not stream.isatty():
         lines = _Folded(lambda line: say(line, file=stream))
@@ -86,22 +95,6 @@ def _shown(output: Output) -> Iterator[Report]:
         return
     with _LiveLines(output.stderr) as live:
         yield live
-
-
-@contextmanager
-def _only_ours() -> Iterator[TextIO]:
-    """What stdout is. Whatever else is printed there, by a plugin or by a program that it runs, goes to stderr."""
-    with ExitStack() as stack:
-        stdout = sys.stdout
-        stdout.flush()
-        with suppress(io.UnsupportedOperation):  # a stream of Python's alone
-            number = stdout.fileno()
-            ours = stack.enter_context(os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1))
-            stdout = lossy(ours, "stdout")
-            os.dup2(sys.stderr.fileno(), number)
-            stack.callback(os.dup2, stdout.fileno(), number)
-        stack.enter_context(redirect_stdout(sys.stderr))
-        yield stdout
 
 
 def _json(stream: TextIO) -> Report:

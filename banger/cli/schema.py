@@ -7,6 +7,7 @@ import json
 import click
 
 from banger.cli.loading import load_plugins
+from banger.cli.streams import only_ours
 from banger.core.schema import schema_of
 
 
@@ -16,4 +17,6 @@ def schema() -> None:
 
     For editors: they complete and check what is being written. `banger validate` checks more.
     """
-    click.echo(json.dumps(schema_of(load_plugins().declared()), indent=2, ensure_ascii=False))
+    with only_ours():
+        made = schema_of(load_plugins(without_home=True).declared())
+    click.echo(json.dumps(made, indent=2, ensure_ascii=False))

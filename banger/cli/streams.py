@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import Any, NoReturn, TextIO, cast
 
 import click
@@ -66,6 +67,22 @@ def guarded(command: Callable[[], NoReturn]) -> NoReturn:
         raise
     finally:
         sys.stdout, sys.stderr = stdout, stderr
+
+
+@contextmanager
+def only_ours() -> Iterator[TextIO]:
+    """What stdout is. Whatever else is printed there, by a plugin or by a program that it runs, goes to stderr."""
+    with ExitStack() as stack:
+        stdout = sys.stdout
+        stdout.flush()
+        with suppress(io.UnsupportedOperation):  # a stream of Python's alone
+            number = stdout.fileno()
+            ours = stack.enter_context(os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1))
+            stdout = lossy(ours, "stdout")
+            os.dup2(sys.stderr.fileno(), number)
+            stack.callback(os.dup2, stdout.fileno(), number)
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield stdout
 
 
 def _reopen_closed() -> None:

@@ -11,6 +11,7 @@ from banger.cli.loading import load_plugins
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
 from banger.cli.render import data_of
 from banger.cli.screen import say
+from banger.cli.streams import only_ours
 from banger.core.validate import validate as judge
 from banger.core.variables import parse_extra
 from banger.errors import PlaybookError
@@ -23,7 +24,8 @@ from banger.errors import PlaybookError
 def validate(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
     """Read PLAYBOOK and all it names, and tell every mistake. Needs no host: nothing is looked at, nothing made."""
     try:
-        found = judge(playbook, load_plugins().declared(), parse_extra(extra_vars))
+        with only_ours():
+            found = judge(playbook, load_plugins(without_home=True).declared(), parse_extra(extra_vars))
     except PlaybookError as error:
         if form != "json":
             raise

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from banger.cli.options import forks_option, format_option, number_of, output_options, yes_option
+from banger.cli.options import (
+    EventCommand,
+    forks_option,
+    format_option,
+    number_of,
+    output_options,
+    yes_option,
+)
 from banger.cli.screen import say
 from banger.cli.table import aligned
-from banger.core.handles import HandleCache, state_word, vmm_process
+from banger.core.handles import HandleCache, described, state_word, vmm_process
 from banger.core.home import Home
 from banger.core.state import Store, VmRecord
 from banger.errors import UsageError
@@ -35,10 +42,11 @@ def vm() -> None:
 @format_option
 def list_(form: str) -> None:
     """Every recorded VM, and whether it runs right now."""
-    rows = [_row(record, state) for record, state in _states(Home.from_environment())]
+    found = _states(Home.from_environment())
     if form == "json":
-        click.echo(json.dumps(rows))
-    elif rows:
+        click.echo(json.dumps([described(record, alive=state == "running") for record, state in found]))
+    elif found:
+        rows = [_row(record, state) for record, state in found]
         say(aligned([name.upper() for name in rows[0]], [list(row.values()) for row in rows]))
     else:
         say("no VMs; banger apply PLAYBOOK makes some")
@@ -68,7 +76,7 @@ def ssh(name: str, command: tuple[str, ...], vsock: bool) -> None:
     _enter(home, record, command, vsock=vsock)
 
 
-@vm.command("start")
+@vm.command("start", cls=EventCommand)
 @names_argument
 @forks_option
 @output_options
@@ -80,7 +88,7 @@ def start(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     perform(output, lambda session: lifecycle.start(session, names, number_of(forks)), makes=True)
 
 
-@vm.command("stop")
+@vm.command("stop", cls=EventCommand)
 @names_argument
 @forks_option
 @output_options
@@ -92,7 +100,7 @@ def stop(names: tuple[str, ...], forks: int | None, output: Output) -> None:
     perform(output, lambda session: lifecycle.stop(session, names, number_of(forks)))
 
 
-@vm.command("delete")
+@vm.command("delete", cls=EventCommand)
 @names_argument
 @yes_option
 @forks_option
@@ -114,10 +122,12 @@ def delete(names: tuple[str, ...], yes: bool, forks: int | None, output: Output)
 def show(name: str, form: str) -> None:
     """Everything about the VM NAME: its record, what of it is on this host, how full its overlay is."""
     from banger.cli.compose import open_session
+    from banger.cli.streams import only_ours
     from banger.core import lifecycle
     from banger.core.report import silent
 
-    shown = lifecycle.show(open_session(silent), name)
+    with only_ours():
+        shown = lifecycle.show(open_session(silent), name)
     if form == "json":
         click.echo(json.dumps(shown, default=str))
         return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from banger.core.home import Home
-from banger.errors import UsageError
+from banger.errors import HomeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,23 @@ class Configuration:
 
     @classmethod
     def load(cls, home: Home, environment: Mapping[str, str] = os.environ) -> Configuration:
-        """Raises UsageError with the file and what is wrong in it."""
-        blocked = {name.strip() for name in environment.get("BANGER_BLOCK_PLUGINS", "").split(",")} - {""}
+        """Raises HomeError with the file and what is wrong in it."""
+        blocked = cls.of_environment(environment).block_plugins
         try:
             text = home.configuration.read_text()
         except FileNotFoundError:
-            return cls(frozenset(blocked))
+            return cls(blocked)
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"cannot read {home.configuration}: {error}", hint="choose another $BANGER_HOME"
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise HomeError(
+                f"cannot read {home.configuration}: {reason}", hint="choose another $BANGER_HOME"
             ) from error
-        return cls(frozenset(blocked | _blocked_in(text, str(home.configuration))))
+        return cls(blocked | _blocked_in(text, str(home.configuration)))
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Configuration:
+        """What is known without a home."""
+        return cls(frozenset(environment.get("BANGER_BLOCK_PLUGINS", "").replace(" ", "").split(",")) - {""})
 
 
 def _blocked_in(text: str, file: str) -> set[str]:
@@ -37,10 +43,10 @@ def _blocked_in(text: str, file: str) -> set[str]:
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{file}: {error}", hint='mend it: block_plugins = ["guestconfig_net"]') from error
+        raise HomeError(f"{file}: {error}", hint='mend it: block_plugins = ["guestconfig_net"]') from error
     if unknown := set(document) - {"block_plugins"}:
-        raise UsageError(f"{file}: unknown setting {sorted(unknown)[0]!r}", hint="the only setting is block_plugins")
+        raise HomeError(f"{file}: unknown setting {sorted(unknown)[0]!r}", hint="the only setting is block_plugins")
     names = document.get("block_plugins", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{file}: block_plugins is not a list of names", hint='block_plugins = ["guestconfig_net"]')
+        raise HomeError(f"{file}: block_plugins is not a list of names", hint='block_plugins = ["guestconfig_net"]')
     return set(names)

@@ -114,6 +114,30 @@ def state_word(record: VmRecord, *, alive: bool) -> str:
     return "failed" if record.runtime.last_error else "stopped"
 
 
+def described(record: VmRecord, *, alive: bool) -> dict[str, Any]:
+    """What is recorded of a VM, for programs: sizes in bytes, null where there is none."""
+    return {
+        "name": record.name,
+        "state": state_word(record, alive=alive),
+        "id": record.id,
+        "image": record.image,
+        "image_digest": record.image_digest,
+        "vcpus": record.vcpus,
+        "memory_bytes": record.memory_bytes,
+        "root_disk_bytes": record.root_disk_bytes,
+        "work_disk_bytes": record.work_disk_bytes,
+        "storage": record.storage,
+        "network": record.nic.network,
+        "vmm": record.vmm,
+        "address": record.nic.address,
+        "mac": record.nic.mac,
+        "dns_name": record.runtime.dns_name,
+        "directory": record.runtime.vm_directory,
+        "console": record.runtime.log_path,
+        "last_error": record.runtime.last_error,
+    }
+
+
 def _hint(handle: Handle) -> ProcessIdentity | None:
     pid, start_time = handle.get("pid"), handle.get("start_time")
     return ProcessIdentity(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None

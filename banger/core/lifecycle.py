@@ -14,7 +14,7 @@ from banger.core.apply import Outcome, carry_out, in_parallel
 from banger.core.choice import network_of
 from banger.core.converge import create
 from banger.core.destroy import destroy_vm, former_of, resources_of
-from banger.core.handles import state_word, vmm_process
+from banger.core.handles import described, vmm_process
 from banger.core.images import known_image
 from banger.core.plan import plan
 from banger.core.play import NAME, NAME_HINT
@@ -111,27 +111,7 @@ def show(session: Session, name: str) -> dict[str, Any]:
         there = resource.observe(session.view, handles.get(resource.key))
         if not isinstance(there, Absent):
             details[resource.key] = {**there.handle, **resource.describe(session.view, there.handle)}
-    return {
-        "name": record.name,
-        "state": state_word(record, alive=vmm is not None),
-        "id": record.id,
-        "image": record.image,
-        "image_digest": record.image_digest,
-        "vcpus": record.vcpus,
-        "memory_bytes": record.memory_bytes,
-        "root_disk_bytes": record.root_disk_bytes,
-        "work_disk_bytes": record.work_disk_bytes,
-        "storage": record.storage,
-        "network": record.nic.network,
-        "vmm": record.vmm,
-        "address": record.nic.address,
-        "mac": record.nic.mac,
-        "dns_name": record.runtime.dns_name,
-        "directory": record.runtime.vm_directory,
-        "console": record.runtime.log_path,
-        "last_error": record.runtime.last_error,
-        "resources": details,
-    }
+    return {**described(record, alive=vmm is not None), "resources": details}
 
 
 def _each(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from banger.errors import Busy, StateError
+from banger.errors import Busy, HomeError
 
 
 def make_private(directory: Path) -> None:
@@ -28,7 +28,7 @@ def locked(path: Path, *, wait: bool = True, purpose: str = "") -> Iterator[None
         make_private(path.parent)
         descriptor = _acquire(path, wait)
     except OSError as error:
-        raise StateError(
+        raise HomeError(
             f"cannot take the lock {path}: {error.strerror}", hint="choose another $BANGER_HOME, or mend that directory"
         ) from error
     try:

@@ -22,7 +22,7 @@ from tinydb.table import Table
 from banger.core.home import RECORD
 from banger.core.locks import locked, make_private
 from banger.core.shape import shaped, unshaped
-from banger.errors import Busy, StateError
+from banger.errors import Busy, HomeError, StateError
 from banger.identity import Nic
 
 SCHEMA = 1
@@ -31,7 +31,7 @@ VmState = Literal["stopped", "running"]
 _CURE = "banger recover says what of it can be found again, and with --write does it"
 
 
-class SpoiltState(StateError):
+class SpoiltState(HomeError):
     """The store is gone, or cannot be understood."""
 
 
@@ -242,7 +242,7 @@ class Store:
                 raise SpoiltState(f"{self._path} is gone; nothing was changed", hint=_CURE) from None
             return {"schema": SCHEMA}
         except OSError as error:
-            raise StateError(
+            raise HomeError(
                 f"cannot read {self._path}: {error.strerror}; nothing was changed", hint=f"ls -ld {self._path}"
             ) from error
         try:
@@ -251,7 +251,7 @@ class Store:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._unreadable(error) from error
         if version != SCHEMA:
-            raise StateError(
+            raise HomeError(
                 f"{self._path} has schema {version}; this banger knows {SCHEMA}", hint="use the version that wrote it"
             )
         if not all(_is_table(table) for name, table in document.items() if name != "schema"):

@@ -150,3 +150,38 @@ def test_interrupt_outside_of_any_subject_s_work_ends_the_stream(
         perform(Output("json"), interrupted)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["type"], last["subjects"], last["exit_code"]) == ("summary", 0, 130)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["apply", "--format", "json"],
+        ["apply", "x.yml", "--nonsense", "--format=json"],
+        ["apply", "x.yml", "--detailed-exitcode", "--format", "json"],
+        ["plan", "x.yml", "-e", "=", "--format", "json"],
+        ["plan", "x.yml", "-o", "-", "--format", "json"],
+        ["destroy", "x.yml", "--limit", ",", "--format", "json"],
+        ["destroy", "x.yml", "--format", "json", "--json-into", "/etc/passwd"],
+        ["vm", "start", "--format", "json"],
+        ["vm", "stop", "--forks", "0", "x", "--format", "json"],
+        ["vm", "delete", "../x", "--format", "json"],
+    ],
+)
+def test_wrong_command_line_is_told_by_events(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exception
+    version, problem, ending = map(json.loads, done.stdout.splitlines())
+    assert (version["type"], problem["type"], ending["type"]) == ("version", "problem", "summary")
+    assert problem["message"]
+    assert ending["exit_code"] == 2
+
+
+def test_wrong_command_line_is_told_in_the_file_of_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "home"))
+    file = tmp_path / "events"
+    done = CliRunner().invoke(cli, ["apply", "x.yml", "--detailed-exitcode", "--json-into", str(file)])
+    assert done.stdout == ""
+    assert [json.loads(line)["type"] for line in file.read_text().splitlines()] == ["version", "problem", "summary"]

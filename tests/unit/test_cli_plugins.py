@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from banger.hooks import hookimpl
 def contribute_guest_config(builder):
     builder.write_file("/etc/extra", "extra")
 """
+
+BROKEN = "raise RuntimeError('broken')\n"
 
 
 class Extra:
@@ -51,7 +54,7 @@ def extra(tmp_path_factory: pytest.TempPathFactory) -> Extra:
     made.write(HOOKS)
     done = made.run("apply", made.tiny.playbook)
     assert done.code == 0, done.said
-    made.write("raise RuntimeError('broken')\n")
+    made.write(BROKEN)
     return made
 
 
@@ -72,6 +75,60 @@ def test_what_makes_things_is_refused(extra: Extra) -> None:
         assert "    mend it, or go on without it: BANGER_BLOCK_PLUGINS=extra\n" in done.stderr
     assert not (tiny.directory / "kept").exists()
     assert "changed=0" in extra.run("vm", "stop", "web").stdout
+
+
+NOISY = """\
+import os
+from banger.hooks import hookimpl
+
+print("loading")
+
+@hookimpl
+def register_guest_modules():
+    print("declaring")
+    os.system("echo a program")
+    return []
+
+@hookimpl
+def contribute_guest_config(builder):
+    print("contributing")
+"""
+
+
+@pytest.fixture
+def noisy(extra: Extra) -> Iterator[Extra]:
+    extra.write(NOISY)
+    yield extra
+    extra.write(BROKEN)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("validate", "PLAYBOOK", "--format", "json"),
+        ("explain", "PLAYBOOK", "vm.web", "--format", "json"),
+        ("graph", "PLAYBOOK"),
+        ("schema",),
+        ("export",),
+        ("doctor", "--format", "json"),
+        ("plugins", "list", "--format", "json"),
+        ("gc", "--format", "json"),
+        ("recover", "--format", "json"),
+        ("vm", "show", "web", "--format", "json"),
+        ("vm", "list", "--format", "json"),
+        ("inventory",),
+        ("plan", "PLAYBOOK", "--format", "json"),
+    ],
+)
+def test_what_a_plugin_prints_is_not_on_stdout(noisy: Extra, arguments: tuple[str, ...]) -> None:
+    done = noisy.run(*(str(noisy.tiny.playbook) if word == "PLAYBOOK" else word for word in arguments))
+    assert done.stdout, done.stderr
+    for word in ("loading", "declaring", "contributing", "a program"):
+        assert word not in done.stdout
+    if arguments[0] not in ("inventory", "vm"):
+        assert "loading" in done.stderr
+    if "json" in arguments:
+        assert [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_what_only_looks_warns(extra: Extra) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from banger.cli import cli
+from banger.cli import cli, main
 from banger.core.home import Home
 from banger.errors import StateError, UsageError
+from tests.functional.tiny import Tiny
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +81,39 @@ def test_doctor_fails_where_the_chosen_path_cannot_run(monkeypatch: pytest.Monke
     assert done.exit_code == 3
     assert "mke2fs" in done.stdout
     assert "apt install e2fsprogs" in done.stdout
+
+
+def test_list_has_numbers_and_the_keys_of_show(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tiny = Tiny.make(tmp_path_factory.mktemp("b"))
+    assert tiny.apply().code == 0
+    rows = {row["name"]: row for row in json.loads(tiny.run("vm", "list", "--format", "json").stdout)}
+    shown = json.loads(tiny.run("vm", "show", "web", "--format", "json").stdout)
+    assert shown.pop("resources")
+    assert rows["web"] == shown
+    assert (shown["vcpus"], shown["memory_bytes"], shown["work_disk_bytes"]) == (1, 2**26, 2**24)
+    assert rows["db"]["work_disk_bytes"] is None
+    assert "64MiB" in tiny.run("vm", "list").stdout
+
+
+@pytest.mark.parametrize("name", ["config.toml", "state.json", "locks"])
+@pytest.mark.parametrize("spoilt", ["a directory", "a file"])
+def test_home_that_cannot_be_read_is_one_exit_code(
+    name: str, spoilt: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    playbook = home.parent / "playbook.yml"
+    playbook.write_text("- vms: [{name: web, state: absent}]\n")
+    path = home / name
+    if spoilt == "a file":
+        path.write_bytes(b"\xff\xff")
+    else:
+        (path / "vm-web.lock").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["banger", "apply", str(playbook)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3, capsys.readouterr()
+    assert str(path) in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["banger", "validate", str(playbook)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0, "needs no home"
