@@ -96,6 +96,7 @@ class ImageSpec:
     """Size of the image that work disks are cloned from, made of its /root; None: there is none."""
     place: Place | None = None
     places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    """Where the value of each of its keys stands, those of `options` too."""
 
     def place_of(self, key: str) -> Place | None:
         """Where a key's value stands in the playbook; the image's own place where it is not written."""

@@ -12,7 +12,7 @@ import click
 
 from banger.cli.screen import say
 from banger.cli.streams import guarded
-from banger.errors import BangerError
+from banger.errors import BangerError, UsageError
 
 COMMANDS = {
     "apply": ("banger.cli.apply:apply", "Make this host as a playbook says."),
@@ -86,9 +86,13 @@ def _run() -> NoReturn:
     try:
         # Not standalone, click returns the code of a command that ended by `Exit`, and what others returned: None.
         code = cli.main(prog_name="banger", standalone_mode=False)
+    except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # of click 8.2
+            error.show()
+            sys.exit(error.exit_code)
+        fail(UsageError(error.format_message(), hint=f"{error.ctx.command_path} --help" if error.ctx else None))
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        fail(UsageError(error.format_message()))
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         _leave(130)
@@ -117,7 +121,8 @@ def fail(error: BangerError) -> NoReturn:
 
     if isinstance(error, PlaybookError):
         for problem in error.problems:
-            say(f"{problem.place}: error: {problem.message}" if problem.place else problem.message, err=True)
+            where = f"{problem.place}: " if problem.place else ""
+            say(f"{where}error: {problem.message}", err=True)
             if problem.hint:
                 say(f"    {problem.hint}", err=True)
         count = len(error.problems)

@@ -43,7 +43,7 @@ _PHRASES = {
     "line": "{}",
     "key": "{}",
     "when": "when {}",
-    "source": "from {}",
+    "read from": "from {}",
     "nothing on": "nothing on {}",
     "kernel argument": "kernel argument {}",
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from banger.cli.screen import say
 from banger.core.configuration import Configuration
 from banger.core.home import Home
 from banger.core.plugins import Plugins
@@ -17,6 +16,6 @@ def load_plugins(*, without_home: bool = False) -> Plugins:
     except HomeError as error:
         if not without_home:
             raise
-        click.echo(f"warning: {error.message}; going on without it", err=True)
+        say(f"warning: {error.message}; going on without it", err=True)
         configuration = Configuration.of_environment()
     return Plugins.load(configuration.block_plugins)

@@ -13,6 +13,7 @@ from banger.cli.render import Output
 from banger.core import planfile
 from banger.core.apply import Outcome
 from banger.core.converge import ApplyOptions, keep_plan
+from banger.core.include import STDIN
 from banger.core.session import Session
 from banger.errors import UsageError
 
@@ -31,6 +32,10 @@ def plan(playbook: Path, file: Path | None, detailed_exitcode: bool, options: Ap
         raise UsageError(f"{file} is the playbook itself", hint="give another file to -o")
     if file == Path("-"):
         raise UsageError("a plan is kept in a file, not on stdout", hint="give a file to -o")
+    if file and playbook == STDIN:
+        raise UsageError(
+            "a plan that is kept names its playbook, and stdin has no name", hint="give the playbook's file"
+        )
     if file:
         refuse_foreign(file, planfile.is_kept, "a plan that was kept")
 

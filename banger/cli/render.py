@@ -121,9 +121,10 @@ def lines_of(event: Event) -> list[str]:
         case "room":
             growth, free = event["disks_bytes"], event["free_bytes"]
             fits = [f"room: disks can grow by {human(growth)}, {human(free)} is free"] if growth <= free else []
-            return [*event["warnings"], *fits]
+            return [*(f"warning: {warning}" for warning in event["warnings"]), *fits]
         case "note":
-            return [f"{subject}: {event['message']}" if subject else event["message"]]
+            told = f"{subject}: {event['message']}" if subject else event["message"]
+            return [f"{event.get('level', 'note')}: {told}"]
         case "failed":
             hint = [f"    {event['hint']}"] if event.get("hint") else []
             return [f"{subject}: FAILED: {event['message']}", *hint]

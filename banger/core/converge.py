@@ -133,7 +133,7 @@ class Run:
             self._session.report(room.event)
             return [self._told(todo, member) for todo, member in self._plans(image_plans)]
         for warning in room.warnings:
-            self._session.report({"type": "note", "subject": "", "message": warning})
+            self._session.report({"type": "note", "subject": "", "message": warning, "level": "warning"})
         if self._options.kept:
             self._refuse_stale(self._options.kept, image_plans)
         if losing := self._losing():

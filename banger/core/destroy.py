@@ -92,7 +92,9 @@ def take_away(session: Session, record: VmRecord) -> Outcome:
         failures = [VmmError(f"a process still holds {record.runtime.api_socket}; the record is kept")]
     if failures:
         error = failures[0] if len(failures) == 1 else ExceptionGroup(f"{record.name} is not all gone", failures)
-        session.report({"type": "failed", "subject": subject, "message": _told(error), "hint": "run destroy again"})
+        session.report(
+            {"type": "failed", "subject": subject, "message": _told(error), "hint": "run the same command again"}
+        )
         return Outcome(subject, error=error)
     session.handles.drop(record.directory)
     return Outcome(subject, changed=len(resources))

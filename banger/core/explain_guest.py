@@ -193,7 +193,7 @@ class ExplainedGuest:
     def _read_by(self, done: Round) -> Iterator[Cause]:
         for name, path in done.files.items():
             by = "a template" if name in done.templates else "copied as it is"
-            yield Cause("source", str(path), by, Place(str(path), 1, 1))
+            yield Cause("read from", str(path), by, Place(str(path), 1, 1))
 
     def _taken(self, names: Iterable[str], task: Task, done: Round) -> tuple[Cause, ...]:
         found = []

@@ -9,12 +9,13 @@ command line wins over all. Files are named relative to the playbook that names 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from banger.core import variables, yaml_source
-from banger.core.request import PLAY_KEYS
+from banger.core.request import KEPT_PLAN, PLAY_KEYS
 from banger.core.scope import Scope, ScopeBuilder
 from banger.core.suggest import did_you_mean
 from banger.core.tasks import nearest_file
@@ -22,6 +23,8 @@ from banger.core.variables import Unrendered
 from banger.core.yaml_source import Node, Scalar
 from banger.errors import Place, PlaybookError, Problem
 
+STDIN = Path("-")
+"""Where a playbook is read that has no file; what it names is then relative to the working directory."""
 KEYS = ("name", "include", "vars")
 MAXIMUM_DEPTH = 20
 MAXIMUM_FILES = 1000
@@ -68,10 +71,12 @@ class Files:
     def read(self, path: Path) -> None:
         """Raises PlaybookError when the file itself cannot be read."""
         try:
-            text = text_of(path)
-        except OSError as error:
-            problem = Problem(None, f"cannot read the playbook {path}: {error.strerror}", "banger apply PLAYBOOK.yml")
-            raise PlaybookError([problem]) from error
+            text = _decoded(sys.stdin.buffer.read(), path) if path == STDIN else text_of(path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "that is no file name"
+            near = nearest_file(str(path), Path(), otherwise=None) or ""
+            hint = None if near.startswith("known") else near  # of what else lies there nothing may be a playbook
+            raise PlaybookError([Problem(None, f"cannot read the playbook {path}: {reason}", hint or None)]) from error
         self.read_text(text, Reading(path, self._extra))
 
     def read_text(self, text: str, reading: Reading) -> None:
@@ -83,6 +88,8 @@ class Files:
         elif root is None or (isinstance(root, Scalar) and root.value is None):
             where = root.place if root else Place(str(reading.path), 1, 1)
             self._problem(where, "the playbook is empty", "begin with a play: - name: …")
+        elif isinstance(root, yaml_source.Mapping) and KEPT_PLAN in root.entries:
+            self._problem(root.place, "this is a plan that was kept, not a playbook", f"banger apply {reading.path}")
         elif not isinstance(root, yaml_source.Sequence):
             self._problem(root.place, "a playbook is a list of plays", "begin each play with '- '")
         else:
@@ -126,7 +133,8 @@ class Files:
             reason = error.strerror if isinstance(error, OSError) else "that is no file name"
             self._problem(place, f"cannot read '{name}': {reason}", nearest_file(name, directory))
             return None
-        if again := next((each for each in reading.lineage if each.path.samefile(path)), None):
+        files = [each for each in reading.lineage if each.path != STDIN]
+        if again := next((each for each in files if each.path.samefile(path)), None):
             between = [str(each.path) for each in reversed(reading.lineage[: reading.lineage.index(again)])]
             way = f", by way of {' and '.join(between)}" if between else ""
             hint = "leave this include out, or move what both need into a third playbook"
@@ -159,8 +167,12 @@ class Files:
 
 def text_of(path: Path) -> str:
     """A playbook's text. Raises OSError, and PlaybookError when it is no text."""
+    return _decoded(path.read_bytes(), path)
+
+
+def _decoded(content: bytes, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         place = Place(str(path), error.object[: error.start].count(b"\n") + 1, 1)
         raise PlaybookError([Problem(place, "not UTF-8 text", "save the file as UTF-8")]) from error

@@ -16,10 +16,10 @@ from typing import Any
 from banger.core import saved_guest
 from banger.core.members import Member
 from banger.core.plan import Plan
+from banger.core.request import KEPT_PLAN
 from banger.core.selection import Selection
 from banger.errors import UsageError
 
-KEY = "banger_plan"
 _VERSION = 1
 
 
@@ -43,7 +43,7 @@ class PlanFile:
     def text(self) -> str:
         """JSON, indented."""
         document = {
-            KEY: _VERSION,
+            KEPT_PLAN: _VERSION,
             "playbook": str(self.playbook),
             "restart": self.restart,
             "recreate": self.recreate,
@@ -59,7 +59,7 @@ class PlanFile:
 
 def is_kept(head: str) -> bool:
     """Whether a text with this beginning is a plan that was kept."""
-    return head.lstrip().startswith("{") and f'"{KEY}"' in head
+    return head.lstrip().startswith("{") and f'"{KEPT_PLAN}"' in head
 
 
 def read(path: Path) -> PlanFile | None:
@@ -74,8 +74,8 @@ def read(path: Path) -> PlanFile | None:
         return None  # whoever reads it as a playbook says why
     try:
         document = json.loads(text)
-        if document[KEY] != _VERSION:
-            raise ValueError(f"it is of version {document[KEY]}, and this banger reads {_VERSION}")
+        if document[KEPT_PLAN] != _VERSION:
+            raise ValueError(f"it is of version {document[KEPT_PLAN]}, and this banger reads {_VERSION}")
         selection = Selection(*(tuple(document[key]) for key in ("limit", "tags", "skip_tags")))
         return PlanFile(
             Path(document["playbook"]),

@@ -383,7 +383,7 @@ class PlayReader:
         if size is not None and size < least:
             message = f"'{key}' of {what} is {size}, which is less than {least}"
             node = entry.get(key)
-            no_unit = isinstance(node, Scalar) and node.text.isdecimal() and 1 <= size < 2**20
+            no_unit = isinstance(node, Scalar) and node.text.isdecimal() and least <= size * 2**20 < 2**40
             self._problem(options.place_of(entry, key), message, f"did you mean {int(size)}MiB?" if no_unit else None)
 
     def _at_most(self, entry: yaml_source.Mapping, key: str, size: Size | None, most: Size, what: str) -> None:

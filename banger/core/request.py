@@ -15,6 +15,8 @@ from banger.guestconfig import GuestConfig
 from banger.types import GuestModule, Image, ImageSource, ImageSpec, Network, NetworkKind, Place, Size, Vm
 
 PLAY_KEYS = ("name", "vars", "vars_files", "defaults", "images", "networks", "vms", "tasks")
+KEPT_PLAN = "banger_plan"
+"""The first key of a plan that was kept, which is no playbook."""
 DEFAULT_NETWORK_KIND = "user"
 AUTO = "auto"
 AUTOMATIC = ("storage", "network", "vmm")

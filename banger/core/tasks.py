@@ -316,7 +316,9 @@ class _Sources:
         return next(named, self.options.place)
 
 
-def nearest_file(name: str, directory: Path) -> str | None:
+def nearest_file(
+    name: str, directory: Path, otherwise: str | None = "it is looked for beside the playbook"
+) -> str | None:
     """A hint for a file that cannot be read, of a name that is relative to the directory."""
     path = directory / name
     try:
@@ -326,4 +328,4 @@ def nearest_file(name: str, directory: Path) -> str | None:
     except (OSError, ValueError):  # also a name that holds a null byte
         beside = []
     near = did_you_mean(name, [each for each in beside if each != name])
-    return near or (None if PurePath(name).is_absolute() else "it is looked for beside the playbook")
+    return near or (None if PurePath(name).is_absolute() else otherwise)

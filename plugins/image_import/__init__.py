@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,10 @@ def image_recipe(spec: ImageSpec, digest_of: Callable[[Path], str]) -> dict[str,
             reason = error.strerror if isinstance(error, OSError) else error
             written = getattr(spec.options, key)
             message = f"{written!r}, of the image '{spec.name}', cannot be read: {reason}"
-            problems.append(Problem(spec.place_of(key), message, "paths are relative to the playbook"))
+            hint = "paths are relative to the playbook"
+            if isinstance(error, PermissionError):
+                hint = f"let this user read it: ls -l {shlex.quote(str(path))}"
+            problems.append(Problem(spec.place_of(key), message, hint))
     if problems:
         raise PlaybookError(problems)
     content = contents.pop("path")

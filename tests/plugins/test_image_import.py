@@ -199,6 +199,23 @@ def test_recipe_goes_by_content_not_by_name(tar: Path, tmp_path: Path) -> None:
     assert plugin.image_recipe(ImageSpec("i", "import", ImportOptions(str(copy))), digest_of) != first
 
 
+def test_recipe_of_a_file_that_may_not_be_read_stands_at_its_key() -> None:
+    place, at = Place("/somewhere/playbook.yml", 3, 7), Place("/somewhere/playbook.yml", 5, 15)
+    options = ImportOptions("root.tar", kernel="vmlinuz")
+    spec = ImageSpec("i", "import", options, place=place, places={"path": place, "kernel": at})
+
+    def digest(path: Path) -> str:
+        if path.name == "vmlinuz":
+            raise PermissionError(13, "Permission denied")
+        return ""
+
+    with pytest.raises(PlaybookError) as error:
+        plugin.image_recipe(spec, digest)
+    (problem,) = error.value.problems
+    assert problem.place == at
+    assert problem.hint == "let this user read it: ls -l /somewhere/vmlinuz"
+
+
 def test_recipe_of_a_missing_file_is_a_problem_of_the_playbook() -> None:
     place, of_path = Place("/somewhere/playbook.yml", 3, 7), Place("/somewhere/playbook.yml", 4, 13)
     spec = ImageSpec("i", "import", ImportOptions("images/root.tar", kernel="vmlinuz"), place=place)

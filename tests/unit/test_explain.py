@@ -215,6 +215,7 @@ def test_whole_vm_is_all_its_keys_and_files(explained: Explain) -> None:
     assert parts["/etc/motd"].by == "the task template 'Greet'"
     files = ["/etc/fstab", "/etc/motd"]
     assert [part.what for part in explained("image.tiny").parts] == ["name", "source", "work_seed", *files]
+    assert any(line.startswith("    source = tiny  (") for line in lines(explained("image.tiny")))
     assert [part.what for part in explained("network.user").parts] == ["name", "plugin", "outbound"]
     assert explained("vm.gone").parts[0].value == "gone"
 

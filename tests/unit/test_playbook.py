@@ -118,6 +118,7 @@ def test_playbook_images_come_with_their_sources_options_and_tasks(load_text: Lo
     packages = ("openssh-server", "iproute2")
     options = Debootstrap("bookworm", packages)
     assert image.spec == ImageSpec("debian-12", "debootstrap", options, 512 * 2**20, Place("p.yml", 3, 7))
+    assert image.spec.places["name"].line == 3
     (task,) = image.tasks
     assert (task.name, task.module, task.place) == ("Say who built this", "file", Place("p.yml", 8, 7))
 

@@ -55,6 +55,12 @@ SUMMARY = {
         ),
         ({"type": "done", "subject": "vm/web", "verb": "create", "resource": "web/root/upper"}, []),
         ({"type": "version", "events": 1}, []),
+        ({"type": "note", "subject": "vm/web", "message": "is gone"}, ["note: vm/web: is gone"]),
+        ({"type": "note", "subject": "", "message": "no room", "level": "warning"}, ["warning: no room"]),
+        (
+            {"type": "room", "disks_bytes": 2, "free_bytes": 1, "warnings": ["too little"]},
+            ["warning: too little"],
+        ),
         (SUMMARY, ["3 in 4.2 s: 1 changed, 2 unchanged, 0 failed, 0 pending"]),
         (SUMMARY | {"subjects": 1}, []),
         (SUMMARY | {"subjects": 1, "exit_code": 130}, ["interrupted: run the same command again"]),
@@ -107,7 +113,7 @@ def test_plans_that_differ_in_their_name_only_are_shown_once(capsys: pytest.Capt
         "  = the same for web-1, web-2, web-3 and 95 more",
         "  + web-7/root/upper  (too small)",
         "  = the same for db",
-        "after them",
+        "note: after them",
         "  + late/root/upper",
     ]
 
