@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import Any, NoReturn, TextIO, cast
 
-import click
+from banger.cli.screen import say
 
 _lost: dict[str, str] = {}
 """By what could not be written, why; of this process."""
@@ -62,7 +62,7 @@ def guarded(command: Callable[[], NoReturn]) -> NoReturn:
         sys.stdout.flush()
         if told := {name: why for name, why in _lost.items() if name != "stderr"}:
             for name, why in told.items():
-                click.echo(f"error: cannot write to {name}: {why}", err=True)
+                say(f"error: cannot write to {name}: {why}", err=True)
             raise SystemExit(ended.code or 1) from None
         raise
     finally:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from banger.core.plan import Action, Plan, Verb
 from banger.core.report import Report
-from banger.core.teardown import remove, staging, tear_down
+from banger.core.teardown import failing, remove, staging, tear_down
 from banger.errors import BangerError
 from banger.host import Host
 from banger.resource import Handle, Lifetime, Resource, Stage
@@ -108,10 +108,11 @@ def _do(action: Action, host: Host, handles: Mapping[str, Handle], journal: Jour
         return {}
     if transient:
         journal.announce(resource.key)
-    if action.verb is Verb.CREATE:
-        handle = resource.create(host, {need: handles.get(need, {}) for need in resource.needs}, stage)
-    else:
-        handle = resource.update(host, action.handle, stage)
+    with failing(resource):
+        if action.verb is Verb.CREATE:
+            handle = resource.create(host, {need: handles.get(need, {}) for need in resource.needs}, stage)
+        else:
+            handle = resource.update(host, action.handle, stage)
     if transient:
         journal.record(resource.key, handle)
     return handle

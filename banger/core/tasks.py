@@ -276,6 +276,8 @@ def _contribute_once(
     except ValueError as error:
         message, _, hint = str(error).partition("; ")
         problems.append(Problem(task.place, f"the module '{task.module}': {message}", hint or None))
+    except SystemExit as error:
+        problems.append(Problem(task.place, f"the module '{task.module}' failed: it called sys.exit({error.code!r})"))
     except Exception as error:
         if task.no_log:
             fault = f"the module '{task.module}' failed: {type(error).__name__}, in a task that is no_log"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from banger.core.plan import ordered
 from banger.core.report import Report
-from banger.errors import Busy, StateError
+from banger.errors import Busy, PluginError, StateError
 from banger.host import Host
 from banger.resource import Handle, Resource, Stage
 
@@ -52,12 +53,22 @@ def tear_down(
     return failures
 
 
+@contextmanager
+def failing(resource: Resource) -> Iterator[None]:
+    """A `sys.exit()` of a resource is its failure like any other: in a thread it would end nothing, and tell nobody."""
+    try:
+        yield
+    except SystemExit as error:
+        raise PluginError(f"{resource.key}: its plugin called sys.exit({error.code!r})") from error
+
+
 def remove(resource: Resource, host: Host, handle: Handle | None, stage: Stage, *, discard: bool = False) -> None:
     """Remove one resource, trying again for a while as long as it is busy."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            (resource.discard if discard else resource.remove)(host, handle, stage)
+            with failing(resource):
+                (resource.discard if discard else resource.remove)(host, handle, stage)
         except Busy:
             if time.monotonic() >= deadline:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event as Flag
@@ -49,6 +50,8 @@ class Thing(Resource):
 
     def create(self, host: Host, needs: Needs, stage: Stage) -> Handle:
         self.world.log.append(f"create {self.key}")
+        if f"create {self.key} by an exit" in self.world.broken:
+            sys.exit(3)
         if f"create {self.key}" in self.world.broken:
             raise DiskError(f"cannot make {self.key}")
         assert all(needs[key] == {"name": key} for key in self.needs), "made after what it stands on, with its handle"
@@ -57,6 +60,8 @@ class Thing(Resource):
 
     def remove(self, host: Host, handle: Handle | None, stage: Stage) -> None:
         self.world.log.append(f"remove {self.key}")
+        if f"remove {self.key} by an exit" in self.world.broken:
+            sys.exit(3)
         if f"remove {self.key}" in self.world.broken:
             raise DiskError(f"cannot remove {self.key}")
         if self.world.stuck.get(self.key, 0):
@@ -102,6 +107,14 @@ def test_carry_out_that_fails_leaves_nothing_and_the_first_error() -> None:
     assert str(outcome.error) == "cannot make vmm"
     assert world.there == set()
     assert world.log[-5:] == ["remove vmm", "forget vmm", "remove tap", "forget tap", "remove disk"]
+
+
+def test_exit_of_a_resource_is_its_failure() -> None:
+    world = World(broken={"create vmm by an exit", "remove tap by an exit"})
+    error = run(world).error
+    assert str(error) == "vmm: its plugin called sys.exit(3)"
+    assert any("tap: its plugin called sys.exit(3)" in note for note in getattr(error, "__notes__", []))
+    assert world.there == {"tap"}
 
 
 def test_carry_out_that_fails_keeps_what_was_there_before() -> None:

@@ -40,7 +40,8 @@ def _file(builder: GuestConfig, options: FileOptions, context: ModuleContext) ->
 
 
 def _fail(builder: GuestConfig, options: FailOptions, context: ModuleContext) -> None:
-    raise {"plugin": PluginError("no", hint="try"), "value": ValueError("bad"), "bug": KeyError("x")}[options.how]
+    errors = {"plugin": PluginError("no", hint="try"), "value": ValueError("bad"), "bug": KeyError("x")}
+    raise errors.get(options.how) or SystemExit(3)
 
 
 MODULES = {"file": GuestModule("file", FileOptions, _file), "fail": GuestModule("fail", FailOptions, _fail)}
@@ -112,6 +113,7 @@ def test_task_problems_of_all_tasks_are_told(run: Run, tmp_path: Path) -> None:
 - {file: {dest: /n}, loop: "{{ team }}"}
 - fail: {how: plugin}
 - fail: {how: value}
+- fail: {how: exit}
 - file: {dest: /good}
 """
     files, problems = run(text, team="web")
@@ -126,6 +128,7 @@ def test_task_problems_of_all_tasks_are_told(run: Run, tmp_path: Path) -> None:
         "p.yml:6:28: 'loop' is not a list (write [1, 2] or '{{ range(2) }}')",
         "p.yml:7:3: the module 'fail': no (try)",
         "p.yml:8:3: the module 'fail': bad",
+        "p.yml:9:3: the module 'fail' failed: it called sys.exit(3)",
     ]
 
 
