@@ -65,7 +65,7 @@ def register_network_kind() -> NetworkKind:  # type: ignore[empty-body]
 
 @hookspec
 def register_needs() -> Sequence[Need]:  # type: ignore[empty-body]
-    """What this plugin needs of the host it is used on; for `banger doctor`, and for what `auto` chooses."""
+    """What this plugin needs of the host it is used on; for `banger doctor`, for `auto`, and before an apply."""
 
 
 # --- check -----------------------------------------------------------------------------------------------------------

@@ -25,21 +25,23 @@ class Finding:
 class Need:
     """Something a plugin needs of the host: a program, a device, a kernel module, a capability, a setting.
 
-    `check` only looks, takes milliseconds, and never raises for what is merely missing.
+    `check` only looks, takes milliseconds, and never raises for what is merely missing. `always=False`: only some of
+    what the plugin makes takes it, so nothing is refused beforehand for the lack of it.
     """
 
     name: str
     check: Callable[[HostView], Finding]
+    always: bool = True
 
 
-def program(name: str, cure: str) -> Need:
+def program(name: str, cure: str, *, always: bool = True) -> Need:
     """A program on PATH or in a system directory."""
 
     def check(host: HostView) -> Finding:
         path = host.tools.which(name)
         return Finding(True, str(path)) if path else Finding(False, "not installed", cure)
 
-    return Need(name, check)
+    return Need(name, check, always)
 
 
 E2FSPROGS = ("mke2fs", "debugfs", "e2fsck", "resize2fs")

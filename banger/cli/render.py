@@ -122,6 +122,8 @@ def lines_of(event: Event) -> list[str]:
             growth, free = event["disks_bytes"], event["free_bytes"]
             fits = [f"room: disks can grow by {human(growth)}, {human(free)} is free"] if growth <= free else []
             return [*(f"warning: {warning}" for warning in event["warnings"]), *fits]
+        case "warning":
+            return [f"warning: {event['message']}", *([f"    {event['hint']}"] if event["hint"] else [])]
         case "note":
             told = f"{subject}: {event['message']}" if subject else event["message"]
             return [f"{event.get('level', 'note')}: {told}"]

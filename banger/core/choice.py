@@ -24,11 +24,12 @@ _NEEDS_TAP = "vmm_firecracker"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One need of one plugin, and what was found."""
+    """One need of one plugin, and what was found. `always`: whether all that the plugin makes takes it."""
 
     plugin: str
     need: str
     finding: Finding
+    always: bool = True
 
     def __str__(self) -> str:
         cure = f" ({self.finding.cure})" if self.finding.cure else ""
@@ -38,7 +39,7 @@ class Answer:
 def findings(plugins: Plugins, host: HostView, names: Sequence[str] | None = None) -> list[Answer]:
     """What was found of every need of these plugins; None: of all."""
     return [
-        Answer(plugin, need.name, need.check(host))
+        Answer(plugin, need.name, need.check(host), need.always)
         for plugin, needs in plugins.needs().items()
         if names is None or plugin in names
         for need in needs

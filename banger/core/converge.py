@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -21,6 +22,7 @@ from banger.core.destroy import resources_of, take_away, write_off
 from banger.core.digests import Digests
 from banger.core.handles import vmm_process
 from banger.core.images import ImagePlan
+from banger.core.lacking import Lack, lacking, refusal, used_by_image, used_by_vm
 from banger.core.locks import discard
 from banger.core.members import Member, Roster, new_ids, on_its_card
 from banger.core.plan import Plan, plan
@@ -128,10 +130,14 @@ class Run:
 
     def run(self) -> list[Outcome]:
         image_plans = self.check()
+        lacks = self._lacks(image_plans)
         room = self._room()
         if self._options.check:
+            self._warn(lacks)
             self._session.report(room.event)
             return [self._told(todo, member) for todo, member in self._plans(image_plans)]
+        if lacks:
+            raise refusal(lacks)
         for warning in room.warnings:
             self._session.report({"type": "note", "subject": "", "message": warning, "level": "warning"})
         if self._options.kept:
@@ -248,12 +254,30 @@ class Run:
         """The VMs as they were put together to be checked."""
         return [member for _, member in self._drafted.values()]
 
+    def _lacks(self, image_plans: Mapping[str, ImagePlan]) -> list[Lack]:
+        """What this host lacks for what is to be made or started; nothing is asked about what stays as it is."""
+        session, uses = self._session, dict[str, list[str]]()
+        for image in image_plans.values():
+            todo = building.plan_of(session, image)
+            uses[todo.subject] = used_by_image(image, todo)
+        for member in self.drafts:
+            with suppress(BangerError):  # what cannot be looked at is that VM's failure, when its turn comes
+                todo_of_vm = self._roster.plan(member) if member.before else None
+                uses[f"vm/{member.vm.name}"] = used_by_vm(member, todo_of_vm)
+        return lacking(session.plugins, session.view, uses)
+
+    def _warn(self, lacks: Sequence[Lack]) -> None:
+        for lack in lacks:
+            self._session.report(lack.event)
+
     def _room(self) -> Room:
         return Room.of(self.drafts, self._session.view, self._session.home.root)
 
     def keep(self) -> tuple[list[Outcome], PlanFile]:
         """Only say what is to be done, and have it to be kept."""
-        plans = self._plans(self.check())
+        image_plans = self.check()
+        self._warn(self._lacks(image_plans))
+        plans = self._plans(image_plans)
         self._session.report(self._room().event)
         options = self._options
         kept = PlanFile(

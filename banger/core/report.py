@@ -7,6 +7,7 @@ An event is a flat JSON object with `type`:
              `by_hand` (a dry run), `diff`
 - `room`     `disks_bytes` by which disks can grow and `free_bytes` for them, `guests_bytes` of memory that what starts
              may take and `available_bytes`, `warnings` (a dry run)
+- `warning` `message`, `hint`, `subjects`: what this host lacks for them (a dry run; an apply refuses)
 - `stage`    `subject`, `stage`, `detail`: what is being done right now
 - `done`     `subject`, `verb`, `resource`: one action ended well
 - `failed`   `subject`, `message`, `hint`

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from banger.testing import SimulatedHost
 
 
+_OF_ANY_HOST = {
+    **{Path("/dev") / name: b"" for name in ("kvm", "loop-control", "mapper/control", "net/tun")},
+    Path("/proc/self/status"): b"CapEff:\t000001ffffffffff\n",
+}
+"""What plugins look for: a simulated host has all that they need, unless a test takes it away."""
+
+
 @dataclass
 class Store:
     """What a device-mapper snapshot keeps in a file: its tree, and the one it was made of."""
@@ -58,6 +65,9 @@ class SimulatedFiles:
         self._files: dict[Path, File] = {}
         self._directories: dict[Path, int] = {Path("/"): 0o755, Path("/tmp"): 0o777}
         self._count = itertools.count(1)
+        for path, content in _OF_ANY_HOST.items():
+            self._directories |= dict.fromkeys(path.parents, 0o755)
+            self.put(path, content)
 
     def status(self, path: Path) -> FileStatus | None:
         if path in self._directories:

@@ -10,7 +10,7 @@ from typing import Any
 
 from banger.errors import PlaybookError, Problem
 from banger.hooks import hookimpl
-from banger.needs import Need, programs
+from banger.needs import Need, program
 from banger.resource import Resource
 from banger.types import ImageSource, ImageSpec
 
@@ -22,7 +22,7 @@ __all__ = ["ImportOptions", "ImportedImage"]
 
 @hookimpl
 def register_needs() -> Sequence[Need]:
-    return programs(["qemu-img"], "qemu-utils")
+    return [program("qemu-img", "apt install qemu-utils", always=False)]  # for qcow2
 
 
 @hookimpl

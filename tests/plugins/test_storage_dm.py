@@ -671,8 +671,6 @@ def test_need_of_targets_cannot_be_asked_for_by_an_ordinary_user(
 ) -> None:
     (targets,) = [need for need in plugin.register_needs() if need.name == "device-mapper snapshots"]
     control = Path("/dev/mapper/control")
-    host.files.make_directory(control.parent)
-    host.files.put(control, b"")
     host.mapper.available = False
     assert targets.check(host).found == "not there: snapshot, linear, zero"
     monkeypatch.setattr(host.files, "writable", lambda path: path != control)

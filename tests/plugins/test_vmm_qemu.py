@@ -261,6 +261,10 @@ def test_needs_are_qemu_and_not_kvm() -> None:
     found = {need.name: need.check(host) for need in plugin.register_needs()}
     assert all(finding.met for finding in found.values())
     assert found["qemu version"].found.startswith("QEMU emulator version")
+    assert found["/dev/kvm"].found == "may be opened"
+    host.files.remove(Path("/dev/kvm"))
+    found = {need.name: need.check(host) for need in plugin.register_needs()}
+    assert found["/dev/kvm"].met
     assert found["/dev/kvm"].found == "not there; guests are emulated, which is slow"
     host.tools.missing.add("qemu-system-x86_64")
     assert not any(need.check(host).met for need in plugin.register_needs() if need.name != "/dev/kvm")
