@@ -42,7 +42,7 @@ def test_too_little_is_warned_of_and_done_all_the_same(world: World) -> None:
     assert "can grow by 2.1GiB" in disks and "has 1.0GiB left" in disks
     assert "may take 1.0GiB of memory, and 512.0MiB is available" in memory
     world.apply(world.write(), check=True)
-    assert lines_of(room(world)) == [disks]
+    assert lines_of(room(world)) == [f"warning: {disks}"]
 
 
 def test_vm_that_could_not_even_start_is_a_mistake(world: World) -> None:
