@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from banger.cli.compose import open_session
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
-from banger.cli.screen import say
+from banger.cli.screen import as_json, say
 from banger.cli.streams import only_ours
 from banger.core.cause import Cause
 from banger.core.explain import explain as explain_subject
@@ -33,7 +32,7 @@ def explain(playbook: Path, subject: str, extra_vars: tuple[str, ...], form: str
     with only_ours():
         cause = explain_subject(open_session(silent), playbook, subject, extra_settings(extra_vars))
     if form == "json":
-        click.echo(json.dumps(document(cause), ensure_ascii=False))
+        click.echo(as_json(document(cause)))
     else:
         say("\n".join(lines(cause)))
 

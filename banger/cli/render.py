@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from banger.cli.files import open_for_events
-from banger.cli.screen import say, visible
+from banger.cli.screen import as_json, say, visible
 from banger.cli.streams import lossy, only_ours
 from banger.core.report import Event, Report
 from banger.errors import Problem
@@ -98,7 +97,7 @@ def _told(output: Output) -> Iterator[Report]:
 
 
 def _json(stream: TextIO) -> Report:
-    return lambda event: click.echo(json.dumps(event, ensure_ascii=False, default=str), file=stream)
+    return lambda event: click.echo(as_json(event), file=stream)
 
 
 def data_of(problem: Problem) -> dict[str, Any]:

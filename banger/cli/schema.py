@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from banger.cli.loading import load_plugins
+from banger.cli.screen import as_json
 from banger.cli.streams import only_ours
 from banger.core.schema import schema_of
 
@@ -19,4 +18,4 @@ def schema() -> None:
     """
     with only_ours():
         made = schema_of(load_plugins(without_home=True).declared())
-    click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+    click.echo(as_json(made, indent=2))

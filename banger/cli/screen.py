@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -21,6 +22,12 @@ def visible(text: str) -> str:
 def say(text: str, *, err: bool = False, file: TextIO | None = None) -> None:
     """A line, or several, for whoever is there to read them. Colours of our own would be put around `visible` text."""
     click.echo(visible(text), err=err, file=file)
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """The JSON of this, readable in any language; but what no terminal should see, or can be sent, is an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _written_out(number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ import click
 from banger.cli.loading import load_plugins
 from banger.cli.options import extra_vars_option, format_option, playbook_argument
 from banger.cli.render import data_of
-from banger.cli.screen import say
+from banger.cli.screen import as_json, say
 from banger.cli.streams import only_ours
 from banger.core.validate import validate as judge
 from banger.core.variables import parse_extra
@@ -30,10 +29,10 @@ def validate(playbook: Path, extra_vars: tuple[str, ...], form: str) -> None:
         if form != "json":
             raise
         problems = [data_of(problem) for problem in error.problems]
-        click.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False))
+        click.echo(as_json({"ok": False, "problems": problems}))
         raise click.exceptions.Exit(PlaybookError.exit_code) from error
     counts = {"images": len(found.images), "networks": len(found.networks), "vms": len(found.vms)}
     if form == "json":
-        click.echo(json.dumps({"ok": True, "problems": [], **counts}))
+        click.echo(as_json({"ok": True, "problems": [], **counts}))
     else:
         say(f"{playbook}: nothing wrong; {', '.join(f'{name}={count}' for name, count in counts.items())}")

@@ -54,7 +54,7 @@ class PlanFile:
             "ids": dict(self.ids),
             "fingerprints": dict(self.fingerprints),
         }
-        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(document, indent=1) + "\n"
 
 
 def is_kept(head: str) -> bool:

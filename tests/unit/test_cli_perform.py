@@ -125,8 +125,7 @@ def test_signal_that_ends_a_command_is_taken_for_ctrl_c(
 import os, signal
 from banger.cli.compose import open_session
 from banger.core.report import silent
-if {ignored}:
-    signal.signal({int(ending)}, signal.SIG_IGN)
+signal.signal({int(ending)}, signal.SIG_IGN if {ignored} else signal.SIG_DFL)
 open_session(silent)
 try:
     os.kill(os.getpid(), {int(ending)})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from banger.cli.screen import say, visible
+from banger.cli.screen import as_json, say, visible
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,17 @@ from banger.cli.screen import say, visible
 def test_visible_is_the_text_with_control_characters_written_out(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert visible(shown) == shown
+
+
+def test_json_can_be_sent_to_any_terminal_and_is_read_back() -> None:
+    """But for the first halves of pairs, which JSON takes together with what follows; no name of a file has one."""
+    anything = {"told": "".join(chr(number) for number in range(0x10000) if not 0xD800 <= number < 0xDC00)}
+    for indent in (None, 2):
+        text = as_json(anything, indent=indent)
+        assert visible(text) == text
+        text.encode()
+        assert json.loads(text) == anything
+    assert as_json(["ü 漢"]) == '["ü 漢"]'
 
 
 def test_say_can_say_anything(capsys: pytest.CaptureFixture[str]) -> None:
