@@ -33,7 +33,7 @@ from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
-from banger.errors import BangerError, HostError, PlaybookError, Problem
+from banger.errors import BangerError, HostError, PlaybookError, Problem, StateError
 from banger.guestconfig import GuestConfig
 from banger.imagedirectory import FACTS
 from banger.types import ImageSpec, Mount
@@ -191,9 +191,13 @@ class Run:
 
     def _refused(self, name: str, image: str) -> Outcome:
         kind = HostError if isinstance(self._unbuilt[image], HostError) else BangerError
-        outcome = Outcome(f"vm/{name}", error=kind(f"the image {image} could not be built"))
-        failed = {"subject": outcome.subject, "message": str(outcome.error), "hint": None}
-        for event in ({"type": "failed", **failed}, {"type": "ended", "subject": outcome.subject}, outcome.recap):
+        return self._failed(f"vm/{name}", kind(f"the image {image} could not be built"))
+
+    def _failed(self, subject: str, error: BangerError) -> Outcome:
+        """Told of a subject that is not begun."""
+        outcome = Outcome(subject, error=error)
+        failed = {"subject": subject, "message": error.message, "hint": error.hint}
+        for event in ({"type": "failed", **failed}, {"type": "ended", "subject": subject}, outcome.recap):
             self._session.report(event)
         return outcome
 
@@ -205,9 +209,7 @@ class Run:
         return losing
 
     def _cut_short(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """What was done of a run that goes no further; after an interrupt, with what was not begun."""
-        if not self._cancelled.is_set():
-            return outcomes
+        """What was done of a run that was interrupted, and what was not begun."""
         all_of_it = [f"image/{name}" for name in self._roster.image_plans]
         all_of_it += [f"vm/{name}" for name in (*self._absent, *(request.name for request in self._roster.wanted))]
         told = {outcome.subject for outcome in outcomes}
@@ -261,9 +263,8 @@ class Run:
             todo = building.plan_of(session, image)
             uses[todo.subject] = used_by_image(image, todo)
         for member in self.drafts:
-            with suppress(BangerError):  # what cannot be looked at is that VM's failure, when its turn comes
-                todo_of_vm = self._roster.plan(member) if member.before else None
-                uses[f"vm/{member.vm.name}"] = used_by_vm(member, todo_of_vm)
+            todo_of_vm = self._roster.plan(member) if member.before else None
+            uses[f"vm/{member.vm.name}"] = used_by_vm(member, todo_of_vm)
         return lacking(session.plugins, session.view, uses)
 
     def _warn(self, lacks: Sequence[Lack]) -> None:
@@ -348,7 +349,8 @@ class Run:
             names = records.images()
         self._keep_names(former, names)
         for record in allocated.values():
-            access.ensure_host_key(session.host, record.directory, record.name)
+            with suppress(StateError):  # a spoilt one is that VM's failure, when its turn comes
+                access.ensure_host_key(session.host, record.directory, record.name)
         problems: list[Problem] = []
         made = {
             name: member
@@ -375,7 +377,7 @@ class Run:
         """Plan and do it. `new`: the VMs whose directories were made only for the keys that their plans are made of."""
         session = self._session
         plans = {f"vm/{member.vm.name}": self._planned(member, new) for member in members}
-        starting = [m for m in members if m.vm.running and _changes(plans[f"vm/{m.vm.name}"])]
+        starting = [m for m in members if m.vm.running and plans[f"vm/{m.vm.name}"].changes]
         self._write(
             [*(m.record for m in members), *(m.record.with_runtime(state="running", last_error="") for m in starting)]
         )
@@ -385,8 +387,8 @@ class Run:
             journal = VmJournal(session.handles, member.record)
 
             def run(cancelled: Flag) -> Outcome:
-                if isinstance(todo, BangerError):
-                    raise todo
+                if todo.refusal:
+                    raise todo.refusal
                 saved_guest.save(session.host, member.record.directory, member.config)
                 saved_record.save(session.host, member.record)
                 by_hand.save(session.host, member.vm.name, member.record.directory, member.resources)
@@ -396,7 +398,7 @@ class Run:
             return run
 
         work = {f"vm/{member.vm.name}": task(member) for member in members}
-        idle = [subject for subject, todo in plans.items() if not _changes(todo)]
+        idle = [subject for subject, todo in plans.items() if not todo.changes]
         outcomes = in_parallel(work, self._options.forks, session.report, self._cancelled, idle)
         settled = [self._settled(m, outcome) for m, outcome in zip(members, outcomes, strict=True)]
         self._write(settled)
@@ -405,12 +407,11 @@ class Run:
                 saved_record.save(session.host, record)
         return outcomes
 
-    def _planned(self, member: Member, new: Collection[str]) -> Plan | BangerError:
-        """The VM's plan, announced; or why there is none, which is this VM's failure and no other's."""
-        try:
-            todo = self._roster.plan(member)
-        except BangerError as error:
-            return error
+    def _planned(self, member: Member, new: Collection[str]) -> Plan:
+        """The VM's plan, announced if there is one."""
+        todo = self._roster.plan(member)
+        if todo.refusal:
+            return todo
         if member.vm.name in new:
             todo = todo.made_with(member.vm.directory_key)
         self._session.announce(todo, diff=self._options.diff)
@@ -436,6 +437,8 @@ class Run:
                 records.put(*different)
 
     def _told(self, todo: Plan, member: Member | None = None) -> Outcome:
+        if todo.refusal:
+            return self._failed(todo.subject, todo.refusal)
         self._session.announce(todo, dry=self._options.check, diff=self._options.diff)
         pending = len(todo.pending) + len(todo.blocked)
         kept = len(todo.actions) - todo.changes - pending
@@ -443,7 +446,3 @@ class Run:
         outcome = Outcome(todo.subject, kept, todo.changes, pending, skipped=skipped)
         self._session.report(outcome.recap)
         return outcome
-
-
-def _changes(todo: Plan | BangerError) -> bool:
-    return isinstance(todo, Plan) and todo.changes > 0

@@ -21,7 +21,7 @@ from banger.core.playbook import ImageRequest, Playbook, VmRequest
 from banger.core.session import Session
 from banger.core.state import Records, VmRecord, VmRuntime
 from banger.core.suggest import did_you_mean
-from banger.errors import PlaybookError, Problem
+from banger.errors import BangerError, PlaybookError, Problem, StateError
 from banger.guestconfig import GuestConfig
 from banger.identity import ProcessIdentity
 from banger.imagedirectory import FACTS
@@ -40,7 +40,8 @@ _MACHINE = (
 class Member:
     """One VM of a run, with everything planning needs. `waiting`: what of the wish must first be allowed.
 
-    `before` is its record before the run, and `vmm` the process that ran it then.
+    `before` is its record before the run, and `vmm` the process that ran it then. `spoilt`: what of it cannot be read,
+    for which nothing can be done about it before that is mended.
     """
 
     request: VmRequest
@@ -52,6 +53,7 @@ class Member:
     waiting: tuple[tuple[str, Allowance], ...] = ()
     before: VmRecord | None = None
     vmm: ProcessIdentity | None = None
+    spoilt: StateError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,15 @@ class Roster:
         return problems
 
     def plan(self, member: Member) -> Plan:
-        """What to do for this VM, with what waits for a word of the user said on its line."""
+        """What to do for this VM, with what waits for a word of the user said on its line; or why that is not known."""
+        try:
+            if member.spoilt:
+                raise member.spoilt
+            return self._plan(member)
+        except BangerError as error:
+            return Plan(f"vm/{member.vm.name}", (), error)
+
+    def _plan(self, member: Member) -> Plan:
         session = self.session
         wanted, unwanted = split_by_wish(member.resources, running=member.vm.running)
         handles = session.handles.of(member.record.directory)
@@ -199,8 +209,9 @@ class Roster:
         if old and record.nic == old.nic and old.nic.network != request.network:
             waiting += ((f"network {old.nic.network} -> {request.network}", "restart"),)
         record = replace(record, image_digest=image.digest)
+        made, spoilt = self._vm(record, running=request.state == "running")
         vm = replace(
-            session.vm(record, running=request.state == "running"),
+            made,
             place=request.place,
             places=request.places,
             work_disk_bytes=request.work_disk_bytes,
@@ -225,7 +236,14 @@ class Roster:
             except PlaybookError as error:
                 found += error.problems
         problems += found
-        return Member(request, record, vm, image, config, tuple(resources), waiting)
+        return Member(request, record, vm, image, config, tuple(resources), waiting, spoilt=spoilt)
+
+    def _vm(self, record: VmRecord, *, running: bool) -> tuple[Vm, StateError | None]:
+        """What a record stands for; where its keys cannot be read, without them and with why."""
+        try:
+            return self.session.vm(record, running=running), None
+        except StateError as error:
+            return self.session.vm(record, running=running, keys=False), error
 
     def _stops_vmm(self, member: Member) -> bool:
         removed = [action.resource.key for action in self.plan(member).actions if action.verb is Verb.REMOVE]

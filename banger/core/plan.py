@@ -8,7 +8,7 @@ from enum import Enum
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
-from banger.errors import PluginError
+from banger.errors import BangerError, PluginError
 from banger.host import HostView
 from banger.resource import Absent, Drifted, Handle, Lifetime, Observation, Present, Resource
 
@@ -58,6 +58,8 @@ class Plan:
 
     subject: str
     actions: tuple[Action, ...]
+    refusal: BangerError | None = None
+    """Why nothing is known of what there is to do: this subject's failure, and no other's."""
 
     @property
     def changes(self) -> int:

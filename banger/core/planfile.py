@@ -92,7 +92,7 @@ def read(path: Path) -> PlanFile | None:
 
 def fingerprint(todo: Plan, member: Member | None = None) -> str:
     """Of what is going to be done about a subject and, for a VM, of all that it is going to be."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(todo.refusal or "").encode())
     for action in todo.actions:
         digest.update(f"{action.verb.value} {action.resource.key} {action.reason}\n".encode())
     if member:

@@ -62,7 +62,7 @@ ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recreate": (MOVED, ("apply", "--recreate")),
     "destroy": (PLAYBOOK, ("destroy",)),
 }
-_ROUNDS = 25
+_ROUNDS = 40
 
 
 @pytest.fixture(scope="module")

@@ -409,6 +409,17 @@ def test_disk_whose_note_is_lost_is_left_alone_until_it_may_be_made_anew(world: 
     assert world.changed() == 0
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_spoilt_host_key_of_one_vm_is_that_vms_alone(world: World, check: bool) -> None:
+    world.apply(world.write("all", "stopped"))
+    world.host.files.write(world.record("web").directory / "ssh_host_ed25519_key", b"spoilt")
+    outcomes = world.apply(world.write(), check=check)
+    assert "ssh_host_ed25519_key is not the private key that was made" in str(outcomes["vm/web"].error)
+    assert outcomes["vm/db"].error is None and outcomes["vm/db"].changed
+    assert world.runs("db") != check
+    assert all(outcome.error is None for outcome in world.destroy(world.directory / "playbook.yml").values())
+
+
 def test_half_a_host_key_is_made_again(world: World) -> None:
     path = world.write()
     world.apply(path)
