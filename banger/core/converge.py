@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
-from typing import Any
+from typing import Any, TypeVar
 
 from banger.core import access, building, by_hand, images, judgement, recipe, saved_guest, saved_record, tasks
 from banger.core.apply import NotBegun, Outcome, carry_out, in_parallel, tell_not_begun
@@ -33,10 +33,12 @@ from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
-from banger.errors import BangerError, HostError, PlaybookError, Problem, StateError
+from banger.errors import BangerError, Busy, HostError, PlaybookError, Problem, StateError, UsageError
 from banger.guestconfig import GuestConfig
 from banger.imagedirectory import FACTS
 from banger.types import ImageSpec, Mount
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,40 @@ class ApplyOptions:
 def apply(session: Session, path: Path, options: ApplyOptions) -> list[Outcome]:
     """Make the host as the playbook says; with `check`, only say what that would take."""
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
-    with session.locked([] if options.check else [vm.name for vm in playbook.vms], f"banger apply {path}"):
+    names, purpose = [vm.name for vm in playbook.vms], f"banger apply {path}"
+    if options.check:
+        return _looked(session, names, purpose, lambda settled: Run(session, playbook, options, {}).look(settled))
+    with session.locked(names, purpose):
         return Run(session, playbook, options, {}).run()
 
 
 def keep_plan(session: Session, path: Path, options: ApplyOptions) -> tuple[list[Outcome], PlanFile]:
     """Say what an apply would do, changing nothing; and what to give it so that it does exactly that."""
     playbook = options.selection.of(load(path, session.plugins.declared(), options.extra_vars))
-    return Run(session, playbook, replace(options, check=True), {}).keep()
+    names, dry = [vm.name for vm in playbook.vms], replace(options, check=True)
+    return _looked(session, names, f"banger plan {path}", lambda settled: Run(session, playbook, dry, {}).keep(settled))
+
+
+def _looked(session: Session, names: Sequence[str], purpose: str, look: Callable[[bool], Seen]) -> Seen:
+    """What a dry run finds. It takes no locks; where it fails it looks again, with them: then nothing changes under it.
+
+    `look` is told whether all is settled so. Raises Busy when another command is at one of these VMs.
+    """
+    try:
+        return look(False)
+    except (PlaybookError, UsageError):
+        raise
+    except BangerError as error:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(session.locked(list(names), purpose))
+            except Busy:
+                raise
+            except BangerError:  # who may only look
+                raise error from None
+            for record in session.store.snapshot().vms():
+                session.handles.drop(record.directory)
+            return look(True)
 
 
 def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:
@@ -130,15 +158,9 @@ class Run:
 
     def run(self) -> list[Outcome]:
         image_plans = self.check()
-        lacks = self._lacks(image_plans)
-        room = self._room()
-        if self._options.check:
-            self._warn(lacks)
-            self._session.report(room.event)
-            return [self._told(todo, member) for todo, member in self._plans(image_plans)]
-        if lacks:
+        if lacks := self._lacks(image_plans):
             raise refusal(lacks)
-        for warning in room.warnings:
+        for warning in self._room().warnings:
             self._session.report({"type": "note", "subject": "", "message": warning, "level": "warning"})
         if self._options.kept:
             self._refuse_stale(self._options.kept, image_plans)
@@ -267,19 +289,16 @@ class Run:
             uses[f"vm/{member.vm.name}"] = used_by_vm(member, todo_of_vm)
         return lacking(session.plugins, session.view, uses)
 
-    def _warn(self, lacks: Sequence[Lack]) -> None:
-        for lack in lacks:
-            self._session.report(lack.event)
-
     def _room(self) -> Room:
         return Room.of(self.drafts, self._session.view, self._session.home.root)
 
-    def keep(self) -> tuple[list[Outcome], PlanFile]:
-        """Only say what is to be done, and have it to be kept."""
-        image_plans = self.check()
-        self._warn(self._lacks(image_plans))
-        plans = self._plans(image_plans)
-        self._session.report(self._room().event)
+    def look(self, settled: bool) -> list[Outcome]:
+        """Only say what is to be done. Unless all is `settled`, one that cannot be looked at ends it."""
+        return [self._told(todo, member) for todo, member in self._seen(settled)]
+
+    def keep(self, settled: bool) -> tuple[list[Outcome], PlanFile]:
+        """The same, and have it to be kept."""
+        plans = self._seen(settled)
         options = self._options
         kept = PlanFile(
             self._playbook.path.absolute(),
@@ -291,6 +310,18 @@ class Run:
             {todo.subject: fingerprint(todo, member) for todo, member in plans},
         )
         return [self._told(todo, member) for todo, member in plans], kept
+
+    def _seen(self, settled: bool) -> list[tuple[Plan, Member | None]]:
+        """The plans, after what there is to be warned of. Raises the first plan's refusal unless all is settled."""
+        image_plans = self.check()
+        plans, lacks, room = self._plans(image_plans), self._lacks(image_plans), self._room()
+        refusals = [todo.refusal for todo, _ in plans if todo.refusal]
+        if refusals and not settled:
+            raise refusals[0]
+        for lack in lacks:
+            self._session.report(lack.event)
+        self._session.report(room.event)
+        return plans
 
     def _plans(self, image_plans: Mapping[str, ImagePlan]) -> list[tuple[Plan, Member | None]]:
         """What is to be done about everything, in order."""

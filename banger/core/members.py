@@ -88,7 +88,8 @@ class Roster:
         allocated = {}
         for request in self.wanted:
             old, network = known.get(request.name), networks[request.network]
-            vm_id = old.id if old else self.ids[request.name]
+            vm_id = old.id if old else self.ids.get(request.name)  # None: another command has just removed it
+            vm_id = vm_id or new_ids([request.name], known, {})[request.name]
             nic = old.nic if old and stay[request.name] else None
             if nic is None:
                 nic = self.session.plugins.allocate_nic(network, vm_id, taken, self.session.view)

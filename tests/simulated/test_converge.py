@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from banger.core import apply as apply_room
+from banger.core.converge import Run
 from banger.core.handles import HandleCache
-from banger.errors import BangerError, DiskError, PlaybookError, Problem, StateError
+from banger.core.locks import locked
+from banger.core.members import Member, Roster
+from banger.core.plan import Plan
+from banger.errors import BangerError, Busy, DiskError, PlaybookError, Problem, StateError
 from banger.hooks import hookimpl
 from banger.testing import SimulatedCrash
 from banger.types import ImageSpec
@@ -696,3 +700,54 @@ def test_tasks_that_were_not_for_a_vm_are_counted(world: World) -> None:
             "vm/db": 0,
             "vm/web": 1,
         }
+
+
+def test_dry_run_that_something_changes_under_looks_again_with_the_locks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.write()
+    world.apply(path)
+    plan_of, failing = Roster._plan, iter([DiskError("it is just being removed")])
+
+    def once(roster: Roster, member: Member) -> Plan:
+        for error in failing:
+            raise error
+        assert world.home.lock(f"vm-{member.vm.name}").exists()
+        return plan_of(roster, member)
+
+    monkeypatch.setattr(Roster, "_plan", once)
+    assert [outcome.error for outcome in world.apply(path, check=True).values()] == [None] * 3
+    assert world.changed() == 0
+
+
+def test_dry_run_of_a_vm_that_another_command_is_at_says_who_holds_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.write()
+    world.apply(path)
+
+    def fail(roster: Roster, member: Member) -> Plan:
+        raise DiskError("it is just being removed")
+
+    monkeypatch.setattr(Roster, "_plan", fail)
+    with locked(world.home.lock("vm-web"), purpose="banger destroy"), pytest.raises(Busy, match="vm-web is locked by"):
+        world.apply(path, check=True)
+    outcomes = world.apply(path, check=True)
+    assert isinstance(outcomes["vm/web"].error, DiskError), "what is so and stays so is told of each VM"
+
+
+def test_vm_that_is_destroyed_while_a_dry_run_begins_is_a_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.write()
+    world.apply(path)
+    check, once = Run.check, iter([None])
+
+    def beside(run: Run) -> object:
+        for _ in once:
+            world.destroy(path)
+        return check(run)
+
+    monkeypatch.setattr(Run, "check", beside)
+    outcomes = world.apply(path, check=True)
+    assert outcomes["vm/web"].error is None and outcomes["vm/web"].changed
