@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,6 +161,11 @@ class NamespaceName(Written, str):
 
 HostPath = Annotated[str, "a path on the host"]
 """A file of the host, in the options of a plugin; a relative one is looked for beside the playbook that names it."""
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def human(size_bytes: int) -> str:

@@ -16,6 +16,7 @@ from banger.core.apply import Interrupted, NotBegun, Outcome
 from banger.core.report import VERSION, Event
 from banger.core.session import Session
 from banger.errors import BangerError, HostError, PlaybookError, Problem
+from banger.scalars import some
 
 CHANGES_PENDING = 4
 
@@ -107,7 +108,6 @@ def confirmed(question: str, names: Sequence[str], *, yes: bool) -> None:
     """Ask before what cannot be undone; only of a person at a terminal, and not of one who said yes already."""
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    if not click.confirm(f"{question} {shown}. Go on?", err=True):
+    if not click.confirm(f"{question} {some(names)}. Go on?", err=True):
         click.echo("nothing was changed", err=True)
         raise click.exceptions.Exit(1)

@@ -14,9 +14,7 @@ from banger.core.teardown import failing, remove, staging, tear_down
 from banger.errors import BangerError
 from banger.host import Host
 from banger.resource import Handle, Lifetime, Resource, Stage
-
-_NAMED = 5
-"""How many of those that were not begun are named."""
+from banger.scalars import some
 
 
 class Journal(Protocol):
@@ -192,9 +190,7 @@ def in_parallel(
 def tell_not_begun(subjects: Sequence[str], report: Report) -> list[Outcome]:
     """What an interrupt left as it was, told in one line; each with its outcome."""
     if subjects:
-        named = [subject.partition("/")[2] for subject in subjects[:_NAMED]]
-        more = f" and {len(subjects) - _NAMED} more" if len(subjects) > _NAMED else ""
-        message = f"not begun: {', '.join(named)}{more}"
+        message = f"not begun: {some([subject.partition('/')[2] for subject in subjects])}"
         report({"type": "note", "subject": "", "message": message, "subjects": list(subjects)})
     return [_unbegun(subject) for subject in subjects]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -33,7 +33,7 @@ from banger.core.room import Room, problems_of_memory
 from banger.core.selection import Selection
 from banger.core.session import Session, VmJournal
 from banger.core.state import VmRecord
-from banger.errors import BangerError, Busy, HostError, PlaybookError, Problem, StateError, UsageError
+from banger.errors import BangerError, HomeError, HostError, PlaybookError, Problem, StateError, UsageError
 from banger.guestconfig import GuestConfig
 from banger.imagedirectory import FACTS
 from banger.types import ImageSpec, Mount
@@ -85,16 +85,14 @@ def _looked(session: Session, names: Sequence[str], purpose: str, look: Callable
     except (PlaybookError, UsageError):
         raise
     except BangerError as error:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(session.locked(list(names), purpose))
-            except Busy:
-                raise
-            except BangerError:  # who may only look
-                raise error from None
-            for record in session.store.snapshot().vms():
-                session.handles.drop(record.directory)
-            return look(True)
+        begun = [name for name in names if session.home.lock(f"vm-{name}").exists()]  # a dry run makes no lock's file
+        try:
+            with session.locked(begun, purpose):
+                for record in session.store.snapshot().vms():
+                    session.handles.drop(record.directory)
+                return look(True)
+        except HomeError:  # who may only look
+            raise error from None
 
 
 def create(session: Session, playbook: Playbook, images: Mapping[str, ImagePlan]) -> list[Outcome]:

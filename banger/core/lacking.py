@@ -18,8 +18,7 @@ from banger.core.plugins import Plugins
 from banger.errors import HostError
 from banger.host import HostView
 from banger.resource import Lifetime
-
-_NAMED = 3
+from banger.scalars import some
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,8 @@ class Lack:
 
     @property
     def message(self) -> str:
-        names = [subject.partition("/")[2] for subject in self.subjects]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        answer = self.answer
-        return f"{answer.plugin} needs {answer.need}: {answer.finding.found}; for {', '.join(names[:_NAMED])}{more}"
+        names = some([subject.partition("/")[2] for subject in self.subjects], 3)
+        return f"{self.answer.plugin} needs {self.answer.need}: {self.answer.finding.found}; for {names}"
 
     @property
     def event(self) -> dict[str, Any]:

@@ -736,6 +736,15 @@ def test_dry_run_of_a_vm_that_another_command_is_at_says_who_holds_it(
     assert isinstance(outcomes["vm/web"].error, DiskError), "what is so and stays so is told of each VM"
 
 
+def test_dry_run_that_fails_leaves_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(roster: Roster, member: Member) -> Plan:
+        raise DiskError("it cannot be read")
+
+    monkeypatch.setattr(Roster, "_plan", fail)
+    assert world.apply(world.write(), check=True)["vm/web"].error is not None
+    assert not world.home.root.exists()
+
+
 def test_vm_that_is_destroyed_while_a_dry_run_begins_is_a_new_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
