@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from banger.core import apply as apply_room
 from banger.core.converge import Run
 from banger.core.handles import HandleCache
 from banger.core.locks import locked
@@ -460,35 +458,6 @@ def test_destroy_with_handles_that_cannot_be_written_still_removes_all(
     assert not any(process.alive for process in world.host.processes.all)
 
 
-class _Later(ThreadPoolExecutor):
-    """Begins nothing before an interrupt has been noticed."""
-
-    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
-        def later() -> Any:
-            assert arguments[-1].wait(5), "the flag of the run is its last argument"
-            return function(*arguments, **options)
-
-        return super().submit(later)
-
-
-def test_interrupt_of_a_destroy_leaves_what_was_not_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = world.write()
-    world.apply(path)
-    waits: list[object] = []
-
-    def interrupted_once(futures: Any) -> None:
-        waits.append(futures)
-        if len(waits) == 1:
-            raise KeyboardInterrupt
-        wait(futures)
-
-    monkeypatch.setattr(apply_room, "wait", interrupted_once)
-    monkeypatch.setattr(apply_room, "ThreadPoolExecutor", _Later)
-    outcomes = world.destroy(path)
-    assert {type(outcome.error) for outcome in outcomes.values()} == {apply_room.NotBegun}
-    assert world.runs("web")
-
-
 def test_vm_that_died_is_recorded_as_stopped_by_any_apply(world: World) -> None:  # seed S6
     world.apply(world.write())
     world.host.processes.end_all()
@@ -597,23 +566,6 @@ def test_network_of_a_vm_whose_restart_fails_stays_what_it_is(world: World) -> N
     assert outcome.error is not None
     if world.runs("web"):
         assert world.record("web").nic == old
-
-
-def test_interrupt_while_an_absent_vm_goes_starts_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.apply(world.write())
-    third = ("{name: web}", "{name: web}\n    - {name: new}")
-    waits: list[object] = []
-
-    def interrupted_once(futures: Any) -> None:
-        waits.append(futures)
-        wait(futures)
-        if len(waits) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(apply_room, "wait", interrupted_once)
-    outcomes = world.apply(world.write("all", "absent", third))
-    assert any(isinstance(outcome.error, apply_room.Interrupted) for outcome in outcomes.values())
-    assert [record.name for record in world.session().store.snapshot().vms()] == ["web"]
 
 
 def test_copy_smaller_than_its_image_is_a_problem_of_the_playbook(world: World) -> None:

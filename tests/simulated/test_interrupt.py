@@ -87,3 +87,29 @@ def test_error_from_before_stays_in_the_record(world: World, interrupted: Callab
     interrupted()
     world.apply(world.write("you"), restart=True)
     assert world.record("web").runtime.last_error == "no room"
+
+
+def test_interrupt_of_a_destroy_leaves_what_was_not_begun(world: World, interrupted: Callable[[], None]) -> None:
+    path = world.write()
+    world.apply(path)
+    interrupted()
+    outcomes = world.destroy(path)
+    assert {type(outcome.error) for outcome in outcomes.values()} == {NotBegun}
+    assert world.runs("web")
+
+
+def test_interrupt_while_an_absent_vm_goes_starts_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.apply(world.write())
+    third = ("{name: web}", "{name: web}\n    - {name: new}")
+    waits: list[object] = []
+
+    def interrupted_once(futures: Any) -> None:
+        waits.append(futures)
+        wait(futures)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply_room, "wait", interrupted_once)
+    outcomes = world.apply(world.write("all", "absent", third))
+    assert any(isinstance(outcome.error, apply_room.Interrupted) for outcome in outcomes.values())
+    assert [record.name for record in world.session().store.snapshot().vms()] == ["web"]
